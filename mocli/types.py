@@ -93,7 +93,7 @@ class NonZeros(NamedTuple):
     """A few rows of a sparse matrix by their non-zeros, on a device.
 
     Attributes:
-        values, row, column: `(nnz,)` each, row by row.
+        values, row, column: `(nnz,)` each, row by row. Zeros may be among the values, at any place.
         starts: Where each row starts, `(B,)`.
         shape: Rows, columns.
     """
@@ -118,8 +118,7 @@ class NonZeros(NamedTuple):
     def dense(self) -> Tensor:
         """The matrix itself, `(B, p)`."""
         flat = self.values.new_zeros(self.shape[0] * self.shape[1])
-        flat[self.at] = self.values
-        return flat.view(self.shape)
+        return flat.index_add_(0, self.at, self.values).view(self.shape)
 
 
 class Route(StrEnum):

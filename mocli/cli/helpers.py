@@ -205,11 +205,16 @@ def _bench(device: str, *, as_json: bool) -> None:
         emit(json.dumps(times, indent=2))
         return
     used = times["device"] or {}
-    rows = [
-        (model, *(entry.get(key, "-") for key in ("steps", "ms_per_step", "train_s", "load_s", "total_s")))
-        for model, entry in times["models"].items()
-    ]
-    header = ("model", "steps", "ms a step", "train s", "load s", "total s")
+    columns = {
+        "steps": "steps",
+        "ms_per_step": "ms a step",
+        "ms_per_step_cuda_graphs": "with --cuda-graphs",
+        "train_s": "train s",
+        "load_s": "load s",
+        "total_s": "total s",
+    }
+    rows = [(m, *(entry.get(key, "-") for key in columns)) for m, entry in times["models"].items()]
+    header = ("model", *columns.values())
     sentence = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
     reasons = [(model, entry.get("problem") or entry.get("note")) for model, entry in times["models"].items()]
     notes = [f"{model}: {reason}" for model, reason in reasons if reason]

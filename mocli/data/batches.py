@@ -23,6 +23,9 @@ from mocli.types import CSR, FloatArray, IntArray, NonZeros
 
 CELLS = "cells"
 
+LEADING_BITS = 3
+"""Bits of the number of non-zeros that padding keeps: four sizes from one power of two to the next."""
+
 WINDOW = 65_536
 """Cells that lie next to each other in an epoch over cells on disk: as many are drawn from at a time."""
 
@@ -88,19 +91,32 @@ class ResidentCsr:
         flat.scatter_add_(0, row * n_vars + column, values)
         return flat.view(n_rows, n_vars)
 
-    def nonzeros(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return values, rows and columns of what is stored in rows, `(nnz,)`, and where each row starts."""
+    def nonzeros(self, index: Tensor, *, padded: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return values, rows and columns of what is stored in rows, `(nnz,)`, and where each row starts.
+
+        `padded`: zeros follow in the last row, at places that may be taken, so that few sizes occur.
+        """
         n_rows = len(index)
         starts = self.bounds[index]
         lengths = self.bounds[index + 1] - starts
-        stored = int(lengths.sum())
+        filled = stored = int(lengths.sum())
+        if padded and filled:
+            unit = 1 << max(filled.bit_length() - LEADING_BITS, 0)
+            stored = -(-filled // unit) * unit
+            lengths[-1] += stored - filled
         # Stored value k of the minibatch sits at k + shift[its row] in the resident arrays.
         shift = (starts - (lengths.cumsum(0) - lengths)).to(self.device, non_blocking=True)
         lengths = lengths.to(self.device, non_blocking=True)
         row = torch.repeat_interleave(torch.arange(n_rows, device=self.device), lengths, output_size=stored)
         position = torch.arange(stored, device=self.device) + shift[row]
         first = (lengths.cumsum(0) - lengths).to(self.device)
-        return self.values[position], row, self.columns[position].long(), first
+        if stored == filled:
+            return self.values[position], row, self.columns[position].long(), first
+        # what follows the last row may be the end of everything
+        position.clamp_max_(len(self.values) - 1)
+        values = self.values[position]
+        values[filled:] = 0
+        return values, row, self.columns[position].long(), first
 
 
 class Rows:
@@ -140,11 +156,14 @@ class Rows:
         if isinstance(values, PackedRows):
             values.expect(rows)
 
-    def take_nonzeros(self, index: Tensor) -> NonZeros:
-        """Return rows by number as their non-zeros; only of a sparse matrix without offset or neighbours."""
+    def take_nonzeros(self, index: Tensor, *, padded: bool = False) -> NonZeros:
+        """Return rows by number as their non-zeros; only of a sparse matrix without offset or neighbours.
+
+        `padded`: as for `ResidentCsr.nonzeros`, where rows are cut on an accelerator.
+        """
         shape = (len(index), self.n_vars)
         if isinstance(self._source, ResidentCsr):
-            return NonZeros(*self._source.nonzeros(index.cpu()), shape)
+            return NonZeros(*self._source.nonzeros(index.cpu(), padded=padded), shape)
         if isinstance(self._source, Tensor):
             raise TypeError("these rows are dense")
         cut = self._source[index.cpu().numpy()]
@@ -177,12 +196,18 @@ class BundleRows:
         device: Where minibatches are wanted.
         held_on: Where all features are stored; by default on `device`, which is quicker if rows are drawn
             many times.
+        padded: Whether non-zeros are followed by zeros, so that their number takes few values.
     """
 
     def __init__(
-        self, bundle: MultiOmics, device: torch.device | str, *, held_on: torch.device | str | None = None
+        self,
+        bundle: MultiOmics,
+        device: torch.device | str,
+        *,
+        held_on: torch.device | str | None = None,
+        padded: bool = False,
     ) -> None:
-        self.device = torch.device(device)
+        self.device, self._padded = torch.device(device), padded
         store = self.device if held_on is None else torch.device(held_on)
         self.rows = {name: Rows(m.features, store) for name, m in bundle.modalities.items()}
         self._links = {
@@ -207,7 +232,11 @@ class BundleRows:
     def take(self, rows: Mapping[str, Tensor], step: int) -> Minibatch:
         """Cut rows by number, given on the host."""
         dense = [name for name in rows if name not in self._sparse]
-        stored = {name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse}
+        stored = {
+            name: self.rows[name].take_nonzeros(rows[name], padded=self._padded)
+            for name in rows
+            if name in self._sparse
+        }
         return Minibatch(
             x={name: self._send(self.rows[name].take(rows[name])) for name in dense},
             counts={name: self._send_nonzeros(nonzeros) for name, nonzeros in stored.items()},
@@ -300,6 +329,7 @@ class Batches:
         generator: A CPU generator; it is advanced by `next` and belongs to the state.
         cells: Cells to draw from, `(n,)`; None for all.
         share: Number of this process and of all: each keeps every n-th of what all draw alike.
+        padded: As for `BundleRows`.
     """
 
     def __init__(
@@ -311,6 +341,7 @@ class Batches:
         generator: torch.Generator,
         cells: IntArray | None = None,
         share: tuple[int, int] = (0, 1),
+        padded: bool = False,
     ) -> None:
         if generator.device.type != "cpu":
             raise ValueError("the generator must live on the CPU")
@@ -318,7 +349,7 @@ class Batches:
             raise ValueError("modalities that draw rows of their own cannot draw from some cells only")
         self.sampling = sampling
         self.generator = generator
-        self.source = BundleRows(bundle, device)
+        self.source = BundleRows(bundle, device, padded=padded)
         self._members: dict[str, Tensor] = {}
         if sampling.independent:
             self._sizes = {name: rows.n_obs for name, rows in self.source.rows.items()}

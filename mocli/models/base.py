@@ -166,8 +166,10 @@ class Validation:
 class Phase:
     """One stretch of training.
 
-    `weight_average` is the decay per step of the running mean of all weights that
-    replaces them at the end; 0 keeps the last ones.
+    Attributes:
+        weight_average: Decay per step of the running mean of all weights that replaces them at the end; 0
+            keeps the last ones.
+        steady_from: Step from which losses no longer depend on the number of the step.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Phase:
     plateau: Plateau | None = None
     validation: Validation | None = None
     weight_average: float = 0.0
+    steady_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class _Poisson(torch.autograd.Function):
             lse[cut] = logits[cut].amax(1) - grad[cut].amax(1).log_()
             grad[cut].mul_((total * weight)[cut].unsqueeze(1))
         nonzero, weights = x.at, weight.index_select(0, x.row)
-        grad.view(-1)[nonzero] -= x.values * weights
+        grad.view(-1).index_add_(0, nonzero, x.values * weights, alpha=-1)
         met = logits.reshape(-1).index_select(0, nonzero)
         at_nonzeros = torch.lgamma(x.values + 1) - x.values * met
         ctx.save_for_backward(grad)
@@ -255,7 +255,7 @@ def _dense(
                 part.mul_(both)
     if gradients is not None:
         grad = gradients.logits
-        grad.view(-1)[filled.at] -= filled.counts * s_at
+        grad.view(-1).index_add_(0, filled.at, filled.counts * s_at, alpha=-1)
         # through the softmax, whose proportions are mean / library
         through = grad.sum(1) / library
         grad.addcmul_(mean, through.unsqueeze(1), value=-1).mul_(column)
@@ -272,7 +272,8 @@ def _clear(of_zeros: Tensor, filled: _Within) -> None:
     if flat.device.type == "cpu":
         flat[filled.at] = 0
     else:
-        flat[filled.at] = flat[filled.at].masked_fill(filled.counts > 0, 0)
+        above = filled.counts.new_zeros(len(flat)).index_add_(0, filled.at, filled.counts)
+        flat.masked_fill_(above > 0, 0)
 
 
 def _at_nonzeros(

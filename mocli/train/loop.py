@@ -21,10 +21,11 @@ from mocli.data.bundle import Minibatch, MultiOmics
 from mocli.errors import ENDING, Interrupted, NumericalError, OutOfMemory
 from mocli.log import logger, progress
 from mocli.models.base import SOLVED, Begins, Model, Phase, Schedule, Solves
+from mocli.train.captured import Captured, Recorder
 from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
-from mocli.train.optim import Flatness, Stepper, WeightAverage, turns_of
+from mocli.train.optim import Flatness, Stepper, WeightAverage, rates_of, turns_of
 from mocli.train.ranks import ALONE, Following, Ranks
 from mocli.train.validation import Watch, split
 
@@ -46,6 +47,7 @@ class Training:
         frozen: Names of parameters that stay as they are.
         fresh: Whether weights are random, not those of another model.
         ranks: This process among those that share every minibatch.
+        recorder: What records steps and repeats them as one launch; None to run every operation by itself.
     """
 
     device: torch.device
@@ -56,6 +58,7 @@ class Training:
     frozen: frozenset[str] = frozenset()
     fresh: bool = True
     ranks: Ranks = ALONE
+    recorder: Recorder | None = None
 
 
 @dataclass
@@ -219,7 +222,9 @@ class _Stretch:
             generator=generator,
             cells=training_cells,
             share=(self.ranks.rank, self.ranks.world),
+            padded=training.recorder is not None,
         )
+        self.captured = Captured(self._work, training.recorder)
         self.steppers = [Stepper(group) for group in phase.groups]
         # a turn of frozen weights has no loss to compute
         turns = [t for t in turns_of(self.steppers) if any(s.group.parameters for s in t)]
@@ -287,7 +292,15 @@ class _Stretch:
             logger.info("learning rates lowered at step %d", len(self.history))
 
     def _step(self, step: int) -> dict[str, Tensor]:
-        batch = self.batches.next(step)
+        batch, epoch_over = self.batches.next(step), self.batches.epoch_over
+        if step < self.phase.steady_from:
+            terms = self._work(batch, epoch_over)
+        else:
+            terms = self.captured(batch, epoch_over=epoch_over, rates=rates_of(self.steppers))
+        return self.ranks.average(terms, self.model.module)
+
+    def _work(self, batch: Minibatch, epoch_over: bool) -> Mapping[str, Tensor]:  # noqa: FBT001
+        """Do a step but for drawing its minibatch: losses, gradients, optimisers."""
         prepared = self.model.prepare(batch)
         terms: dict[str, Tensor] = {}
         for turn, others in self.turns:
@@ -299,9 +312,9 @@ class _Stretch:
                     torch.autograd.backward(losses.total)
                     self.ranks.average_gradients([p for s in turn for p in s.group.parameters])
                     for stepper in turn:
-                        stepper.step(epoch_over=self.batches.epoch_over)
+                        stepper.step(epoch_over=epoch_over)
             terms.update(losses.terms)
-        return self.ranks.average(terms, self.model.module)
+        return terms
 
     def _pause_if_asked(self, done: Fitted) -> None:
         now = time.monotonic()

@@ -210,6 +210,11 @@ def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
     return rows, gradient[rows]
 
 
+def rates_of(steppers: Sequence[Stepper]) -> tuple[float, ...]:
+    """Return the learning rates of all that steps."""
+    return tuple(g["lr"] for s in steppers if s.optimizer is not None for g in s.optimizer.param_groups)
+
+
 class WeightAverage:
     """Mean of a module's weights with exponential forgetting; nothing is kept where `decay` is 0.
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from mocli.data.batches import Batches, BundleRows, ResidentCsr, Rows, dense_rows, densify
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.models.base import Sampling
-from mocli.types import ModalityKind, Pairing
+from mocli.types import ModalityKind, NonZeros, Pairing
 
 CPU = torch.device("cpu")
 
@@ -246,6 +246,28 @@ def test_a_state_of_other_data_is_refused():
     state.next(0)
     with pytest.raises(ValueError, match="does not fit 22 rows"):
         batches(bundle(22, 17), 5, independent=True, replacement=False).load_state_dict(state.state_dict())
+
+
+def test_padding_adds_zeros_after_the_non_zeros_and_leaves_few_sizes():
+    rng = np.random.default_rng(2)
+    x = sparse.csr_matrix(rng.poisson(0.4, size=(60, 40)).astype(np.float32))
+    resident, sizes = ResidentCsr(x, torch.device("cpu")), set()
+    for rows in (torch.arange(59, 39, -1), torch.arange(20), torch.arange(5), torch.tensor([59])):
+        shape = (len(rows), 40)
+        exact = NonZeros(*resident.nonzeros(rows), shape)
+        padded = NonZeros(*resident.nonzeros(rows, padded=True), shape)
+        n = len(exact.values)
+        assert n <= len(padded.values) <= 1.25 * n
+        assert not padded.values[n:].any()
+        for some, all_ in zip(padded[:3], exact[:3], strict=True):
+            assert torch.equal(some[:n], all_)
+        assert torch.equal(padded.starts, exact.starts)
+        assert torch.equal(padded.dense, exact.dense)
+        assert torch.equal(padded.totals, exact.totals)
+        sizes.add(len(padded.values))
+    assert len(sizes) == 3  # twenty rows have one size, whichever they are
+    empty = ResidentCsr(sparse.csr_matrix((3, 40), dtype=np.float32), torch.device("cpu"))
+    assert len(empty.nonzeros(torch.arange(2), padded=True)[0]) == 0
 
 
 @pytest.mark.gpu

@@ -5,48 +5,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerator import Accelerator, available
+from torch.nn import functional as F
 
 import mocli
-import mocli.train.device
 from mocli.data.demo.files import write_demo
-from mocli.train.loop import _Stretch
+from mocli.nn.count_loss import negative_binomial_loss, nonzeros_of, poisson_loss
+from mocli.types import NonZeros
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
 QUICK = {"threads": 1, "html": False}
-
-
-@pytest.fixture
-def accelerator(monkeypatch):
-    """`--device cuda` is the accelerator; `in_steps` of it gathers what the steps of training waited for."""
-    if not available():
-        pytest.skip("this build of torch cannot have a device that is written in Python")
-    choose, step, made = mocli.train.device.choose_device, _Stretch._step, Accelerator()
-    made.in_steps, made.steps = [], 0
-
-    class Draws(torch.Generator):
-        """The processor draws for it."""
-
-        def __new__(cls, device="cpu"):
-            return super().__new__(cls, "cpu" if device == made.device else device)
-
-    def watched(stretch, number):
-        with made.watched() as waits:
-            terms = step(stretch, number)
-        made.in_steps += waits
-        made.steps += 1
-        return terms
-
-    def chosen(requested, **more):
-        return made.device if requested == "cuda" else choose(requested, **more)
-
-    monkeypatch.setattr(_Stretch, "_step", watched)
-    monkeypatch.setattr(mocli.train.device, "choose_device", chosen)
-    monkeypatch.setattr(torch, "Generator", Draws)
-    # the made-up tensors can be no inference tensors
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
-    with made, torch.autograd.set_multithreading_enabled(False):
-        yield made
 
 
 MORE = {
@@ -77,8 +44,6 @@ def test_no_step_waits_for_the_device(accelerator, paired, unpaired, tmp_path, m
 
 
 def test_counts_with_extra_zeros_have_the_same_loss_there(accelerator):
-    from mocli.nn.count_loss import negative_binomial_loss
-
     torch.manual_seed(0)
     x = torch.poisson(torch.full((6, 5), 0.7))
     given = [torch.randn(6, 5), torch.randn(5), torch.randn(6), torch.randn(6, 5)]
@@ -88,6 +53,33 @@ def test_counts_with_extra_zeros_have_the_same_loss_there(accelerator):
         loss = negative_binomial_loss(x.to(device), *own)
         loss.backward()
         found.append([v.detach().cpu() for v in (loss, own[0].grad, own[1].grad, own[3].grad)])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+def test_zeros_among_the_non_zeros_change_no_loss_there(accelerator, likelihood):
+    torch.manual_seed(0)
+    counts = torch.poisson(torch.full((6, 5), 0.7))
+    counts[5, 3] = 2
+    x = nonzeros_of(counts)
+    padded = x._replace(
+        values=F.pad(x.values, (0, 9)),
+        row=F.pad(x.row, (0, 9), value=5),
+        column=F.pad(x.column, (0, 9), value=3),
+    )
+    logits, more = torch.randn(6, 5), [torch.randn(5)] * (likelihood != "poisson")
+    dropout = [torch.randn(6, 5)] * (likelihood == "zinb")
+    given, library, found = [logits, *more, *dropout], torch.randn(6), []
+    for device, values in (("cpu", x), (accelerator.device, padded)):
+        own = [g.detach().to(device).requires_grad_() for g in given]
+        seen = NonZeros(*(part.to(device) for part in values[:4]), values.shape)
+        if likelihood == "poisson":
+            loss = poisson_loss(seen, *own, library.to(device))
+        else:
+            loss = negative_binomial_loss(seen, *own[:2], library.to(device), *own[2:])
+        loss.backward()
+        found.append([v.detach().cpu() for v in (loss, seen.dense, *(o.grad for o in own))])
     for here, there in zip(*found, strict=True):
         torch.testing.assert_close(here, there)
 

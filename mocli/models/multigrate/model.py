@@ -157,6 +157,7 @@ class Multigrate(DecodesHeads):
                 )
                 if share
                 else None,
+                steady_from=self._warmup - 1,
             )
         ]
 

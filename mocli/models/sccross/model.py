@@ -113,6 +113,7 @@ class Sccross(DecodesHeads):
             sampling=sampling,
             max_steps=second,
             weight_average=p.weight_average,
+            steady_from=net.burn_in,
         )
         return [pretrain, align]
 

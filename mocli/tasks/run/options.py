@@ -274,6 +274,12 @@ class RunOptions(Options):
         default=False,
         marks="advanced",
     )
+    cuda_graphs: bool = option(
+        "--cuda-graphs",
+        "Record training steps and repeat each as one launch (CUDA graphs; not yet tried on a GPU)",
+        default=False,
+        marks="volatile advanced",
+    )
     checkpoint_dir: Path | None = option(
         "--checkpoint-dir DIR", "Folder of checkpoints", marks="volatile advanced", shown="OUT.ckpt"
     )

@@ -42,6 +42,7 @@ from mocli.tasks.trained.record import (
 )
 from mocli.tasks.trained.saved import save_model
 from mocli.tasks.trained.start import InitialModel, frozen_record
+from mocli.train.captured import CudaGraphs, Recorder
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
 from mocli.train.loop import Fitted, Training, fit
@@ -202,7 +203,18 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
         checkpoint_every=run.options.checkpoint_every,
         max_time=time_left(run),
         ranks=run.ranks,
+        recorder=_recorder_of(run),
     )
+
+
+def _recorder_of(run: Run) -> Recorder | None:
+    """Return what records steps, where that is asked for and can be done."""
+    if not run.options.cuda_graphs:
+        return None
+    if run.device.type == "cpu" or run.ranks.world > 1:
+        run.warn("--cuda-graphs changes nothing: steps are recorded on a GPU that trains alone")
+        return None
+    return CudaGraphs(run.device)
 
 
 def time_left(run: Run) -> float | None:
