@@ -50,8 +50,11 @@ def _seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 def nearest_centres(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return each point's squared distance to its nearest centre, and that centre's number, `(n,)` each."""
-    tiles = [squared_distances(x[rows], centres).min(1) for rows in chunks(len(x), rows_per_tile(centres))]
-    return torch.cat([least for least, _ in tiles]), torch.cat([nearest for _, nearest in tiles])
+    least, nearest = x.new_empty(len(x)), torch.empty(len(x), dtype=torch.int64, device=x.device)
+    # results have a place of their own: kept between tiles, they would leave holes in memory
+    for rows in chunks(len(x), rows_per_tile(centres)):
+        least[rows], nearest[rows] = squared_distances(x[rows], centres).min(1)
+    return least, nearest
 
 
 def lloyd(x: Tensor, centres: Tensor, steps: int = STEPS) -> Partition:

@@ -28,6 +28,10 @@ HINT = (
 LIBRARIES_MAPPED = 1.2e9
 """Bytes of addresses that torch and what it is used with take, without those of CUDA."""
 
+LARGE = 2**24
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's `malloc.h`."""
+
 PERIOD_S = 0.25
 AGAIN_S = 5.0
 """Seconds between two signals: training may have received the first too late to act on it."""
@@ -87,6 +91,19 @@ class MemoryLimit:
             expected=f"at most {wording.size(self.most)}",
             hint=HINT,
         )
+
+
+def return_large_blocks() -> None:
+    """Have blocks of 16 MB and more returned to the system as soon as they are freed.
+
+    Else glibc keeps blocks of up to 32 MB in its heap once one was freed, where smaller ones that stay leave
+    holes: 30 to 80 MB at the peak of 50,000 cells.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            for bound in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+                mallopt(bound, LARGE)
 
 
 def return_freed_memory() -> None:

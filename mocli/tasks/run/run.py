@@ -37,7 +37,12 @@ from mocli.tasks.run.guard import (
     stamp,
     unfinished,
 )
-from mocli.tasks.run.memory import MemoryLimit, available_memory, check_addresses
+from mocli.tasks.run.memory import (
+    MemoryLimit,
+    available_memory,
+    check_addresses,
+    return_large_blocks,
+)
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
 from mocli.types import FloatArray
@@ -95,6 +100,7 @@ class Run:
     def __enter__(self) -> Self:
         with self._reported():
             check_addresses()
+        return_large_blocks()
         # imported here: a dry run must not pay for torch
         from mocli.train.checkpoint import FILE as CHECKPOINT
         from mocli.train.device import choose_device, choose_threads, describe, torch_settings

@@ -245,3 +245,25 @@ def test_metacells_tell_what_they_need(tmp_path, capsys):
     assert main(words) == 0
     device = json.loads((tmp_path / "o.report.json").read_text())["device"]
     assert device["expected_memory_bytes"] > memory.LIBRARIES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.parametrize(("before", "least", "most"), [("", 20, 30), ("return_large_blocks()", -1, 5)])
+def test_large_blocks_are_returned_once_they_are_freed(before, least, most):
+    code = f"""
+import ctypes
+from mocli.tasks.run.memory import resident_memory, return_large_blocks
+{before}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def taken(n):
+    block = libc.malloc(n)
+    ctypes.memset(block, 1, n)
+    return block
+libc.free(ctypes.c_void_p(taken(30 << 20)))  # from here on glibc keeps blocks of this size in its heap
+before, block, _ = resident_memory(), taken(25 << 20), taken(1 << 10)
+libc.free(ctypes.c_void_p(block))
+print((resident_memory() - before) >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert least <= int(done.stdout) < most
