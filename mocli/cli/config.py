@@ -181,9 +181,7 @@ def _text(value: Any, path: Path, key: str) -> str:
     return str(value)
 
 
-def merge_pairs(
-    layers: list[tuple[str, Mapping[str, Any]]],
-) -> tuple[dict[str, Any], dict[str, str]]:
+def merge_pairs(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge mappings key by key, later layers winning; return values and the origin of each."""
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}

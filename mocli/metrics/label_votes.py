@@ -107,12 +107,7 @@ def _shares(distances: FloatArray, codes: IntArray, n_levels: int) -> FloatArray
 
 
 def forest(
-    z_query: NDArray[Any],
-    z_reference: NDArray[Any],
-    labels: NDArray[Any],
-    *,
-    n_levels: int,
-    seed: int,
+    z_query: NDArray[Any], z_reference: NDArray[Any], labels: NDArray[Any], *, n_levels: int, seed: int
 ) -> tuple[IntArray, FloatArray]:
     """Let a random forest trained on labelled reference cells label every query cell.
 

@@ -343,11 +343,7 @@ class Decodes(Protocol):
     """Capability: decode latent coordinates to expected values."""
 
     def decode(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
+        self, modality: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
     ) -> Tensor:
         """Return expected values `(B, n_vars)` on the scale of the model's input.
 

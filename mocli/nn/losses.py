@@ -65,9 +65,7 @@ def anchor_loss(z_a: Tensor, z_b: Tensor, mask: Tensor, reduction: str) -> Tenso
 
 
 def discriminator_loss(
-    logit_first: Tensor,
-    logit_second: Tensor,
-    weights: tuple[Tensor, Tensor] | None = None,
+    logit_first: Tensor, logit_second: Tensor, weights: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """Cross-entropy with label 1 for the first modality and 0 for the second (scMODAL, Eq. 1 negated).
 

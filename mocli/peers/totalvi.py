@@ -41,9 +41,7 @@ def place(given: Given) -> Floats:
     data = anndata.AnnData(given.by_cell(given.counts, given.of_kind("rna")), obs=obs)
     data.obsm["protein"] = given.by_cell(given.counts, given.of_kind("prot"))
     scvi.model.TOTALVI.setup_anndata(
-        data,
-        protein_expression_obsm_key="protein",
-        batch_key=None if given.batch is None else "batch",
+        data, protein_expression_obsm_key="protein", batch_key=None if given.batch is None else "batch"
     )
     model = scvi.model.TOTALVI(data, n_latent=given.params["n_latent"])
     model.train(max_epochs=given.params["max_epochs"], enable_progress_bar=False, **given.scvi_device())

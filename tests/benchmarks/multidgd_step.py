@@ -25,11 +25,7 @@ from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics  # noqa
 from mocli.models.base import Losses, Schedule  # noqa: E402
 from mocli.models.multidgd.model import MultiDGD  # noqa: E402
 from mocli.models.multidgd.params import PRESETS, MultiDGDParams  # noqa: E402
-from mocli.train.loop import (  # noqa: E402
-    Signals,
-    Training,
-    _Stretch,
-)
+from mocli.train.loop import Signals, Training, _Stretch  # noqa: E402
 from mocli.types import ModalityKind, Pairing  # noqa: E402
 
 torch.set_num_threads(1)

@@ -23,11 +23,7 @@ from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmic
 from mocli.models.base import Schedule  # noqa: E402
 from mocli.models.sccross.model import Sccross  # noqa: E402
 from mocli.models.sccross.params import SccrossParams  # noqa: E402
-from mocli.train.loop import (  # noqa: E402
-    Signals,
-    Training,
-    _Stretch,
-)
+from mocli.train.loop import Signals, Training, _Stretch  # noqa: E402
 from mocli.types import ModalityKind, Pairing  # noqa: E402
 
 torch.set_num_threads(1)

@@ -295,11 +295,7 @@ def test_print_config_of_a_model_shows_its_hyperparameters(task, capsys):
     assert {
         **content["set"],
         **{k: content[k.replace("_", "-")] for k in ("n_latent", "batch_size", "lr")},
-    } == {
-        **defaults,
-        "weight_mnn": 3,
-        "batch_size": 64,
-    }
+    } == {**defaults, "weight_mnn": 3, "batch_size": 64}
     assert "# default of scmodal" in text
 
 

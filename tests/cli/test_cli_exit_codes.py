@@ -198,8 +198,7 @@ def test_report_to_stdout_in_success_and_failure(ends_with, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "levels"),
-    [([], "iw"), (["-v"], "diw"), (["-q"], "w"), (["-qq"], ""), (["-q", "-v"], "iw")],
+    ("flags", "levels"), [([], "iw"), (["-v"], "diw"), (["-q"], "w"), (["-qq"], ""), (["-q", "-v"], "iw")]
 )
 def test_verbosity(ends_with, capsys, flags, levels):
     def task(**_):

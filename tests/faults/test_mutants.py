@@ -54,10 +54,7 @@ def test_many_damaged_files_get_an_answer_and_a_dry_run_keeps_its_promise(kind, 
                 told = f"the dry run passed, the run ended with {answers[1].code}"
                 wrong.append(f"{kind} {seed} ({answers[0].damage}): {told}")
         wrong += [answer.wrong for answer in answers if answer.wrong]
-        longest, held = (
-            max(longest, *(a.seconds for a in answers)),
-            max(held, *(a.held for a in answers)),
-        )
+        longest, held = (max(longest, *(a.seconds for a in answers)), max(held, *(a.held for a in answers)))
     with capsys.disabled():
         told = [", ".join(f"{code}: {n}" for code, n in sorted(c.items())) for c in (codes, after)]
         print(f"\n| {kind} | {MANY} | {told[0]} | {told[1]} | {longest:.1f} | {held >> 20} | {len(wrong)} |")

@@ -190,10 +190,9 @@ def test_a_run_that_trains_survives(task, name, demo, tmp_path, capsys):
 @pytest.mark.parametrize("subcommand", ["impute", "simulate"])
 def test_a_writer_of_blocks_survives(subcommand, demo, model, tmp_path, capsys):
     """Nothing is trained: most of the time is writing what the model gives, block by block."""
-    words = {
-        "impute": f"{demo['data']} --from rna --to atac --cells all",
-        "simulate": "--n-cells 4000",
-    }[subcommand]
+    words = {"impute": f"{demo['data']} --from rna --to atac --cells all", "simulate": "--n-cells 4000"}[
+        subcommand
+    ]
     argv = [subcommand, *words.split(), "--from-model", str(model), *RUN[:5], "--no-html"]
     wrong = survive(argv, "o.h5mu", tmp_path, demo["folder"])
     tell(capsys, f"{subcommand} --from-model", "multigrate", wrong)

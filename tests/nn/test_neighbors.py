@@ -32,8 +32,7 @@ def brute(query, reference, k, metric="euclidean", exclude_self=False):
 
 @pytest.mark.parametrize("block", [None, 1, 7])
 @pytest.mark.parametrize(
-    ("metric", "d"),
-    [("euclidean", 1), ("euclidean", 5), ("euclidean", 130), ("cosine", 2), ("cosine", 130)],
+    ("metric", "d"), [("euclidean", 1), ("euclidean", 5), ("euclidean", 130), ("cosine", 2), ("cosine", 130)]
 )
 def test_equals_brute_force(metric, block, d):
     rng = np.random.default_rng(0)

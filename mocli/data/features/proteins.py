@@ -150,10 +150,7 @@ class AntigenTable:
         antigens = [a for part in parts if (a := self._by_key.get(key(part))) is not None]
         if antigens:
             return Meaning(tuple(dict.fromkeys(antigens)), how=ONE_OF_SEVERAL)
-        return next(
-            (Meaning(symbol=part, how=ONE_OF_SEVERAL) for part in parts if is_gene(part)),
-            None,
-        )
+        return next((Meaning(symbol=part, how=ONE_OF_SEVERAL) for part in parts if is_gene(part)), None)
 
 
 @cache

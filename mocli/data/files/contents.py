@@ -201,10 +201,7 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
     if filled.any():
         total[filled] = np.add.reduceat(x.data, x.indptr[:-1][filled], dtype=np.float64)
     return Health(
-        n_obs=int(x.shape[0]),
-        n_empty=int((~filled).sum()),
-        total=total.astype(np.float32),
-        **_columns(x),
+        n_obs=int(x.shape[0]), n_empty=int((~filled).sum()), total=total.astype(np.float32), **_columns(x)
     )
 
 

@@ -40,10 +40,7 @@ def text_lines(
     file = "standard input" if str(path) == "-" else str(path)
     number = 0
     try:
-        with (
-            sys.stdin.buffer if str(path) == "-" else Path(path).open("rb") as raw,
-            _unpacked(raw) as data,
-        ):
+        with sys.stdin.buffer if str(path) == "-" else Path(path).open("rb") as raw, _unpacked(raw) as data:
             head = data.peek(4)[:4]
             if head == b"PK\x03\x04":
                 hint = "save it as tab-separated text"

@@ -82,10 +82,7 @@ def read_links(path: str | Path) -> LinkTable:
         rows = _Rows(rows.cells[1:], rows.lines[1:])
     if not rows.cells:
         raise InputError(
-            "the link table has a header but no links",
-            file=file,
-            found="\t".join(first),
-            expected=_EXPECTED,
+            "the link table has a header but no links", file=file, found="\t".join(first), expected=_EXPECTED
         )
     frame, notes = _frame(layout, rows, header=first, file=file)
     repeated = frame.duplicated()

@@ -118,12 +118,7 @@ def _decompose(
         return x.T @ u - np.multiply.outer(mean, u.sum(axis=0))
 
     operator = LinearOperator(
-        x.shape,
-        matvec=times,
-        rmatvec=transposed_times,
-        matmat=times,
-        rmatmat=transposed_times,
-        dtype=x.dtype,
+        x.shape, matvec=times, rmatvec=transposed_times, matmat=times, rmatmat=transposed_times, dtype=x.dtype
     )
     start = np.random.default_rng(seed).uniform(-1, 1, min(x.shape)).astype(x.dtype)
     variance = moments(x)[1]

@@ -239,10 +239,7 @@ class Recipe:
         else:
             values = layout(
                 self.transform.forward(
-                    x,
-                    target_sum=self.target_sum,
-                    cofactor=self.options.cofactor,
-                    columns=self.selected,
+                    x, target_sum=self.target_sum, cofactor=self.options.cofactor, columns=self.selected
                 ),
                 dense=self.dense,
             )

@@ -93,12 +93,7 @@ class Decoder(nn.Module):
     """Latent and covariates to the parameters of a likelihood."""
 
     def __init__(
-        self,
-        n_vars: int,
-        n_side: int,
-        likelihood: str,
-        n_groups: tuple[int, int],
-        params: MultigrateParams,
+        self, n_vars: int, n_side: int, likelihood: str, n_groups: tuple[int, int], params: MultigrateParams
     ) -> None:
         super().__init__()
         p = params

@@ -60,8 +60,7 @@ class SccrossParams:
         "cells, 10 to 100; paper 20",
     )
     unit_latent: bool = Field(
-        default=True,
-        description="keep common latents at one length, so that none shrinks; paper no",
+        default=True, description="keep common latents at one length, so that none shrinks; paper no"
     )
     prior_smoothing: bool = Field(
         default=True,

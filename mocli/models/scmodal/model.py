@@ -46,13 +46,7 @@ from mocli.nn.adversarial import cell_weights
 from mocli.nn.alignment.alignment_settings import AlignmentSettings
 from mocli.nn.alignment.closed_form import Alignment, align, draw
 from mocli.nn.layers import MLP, normal_init
-from mocli.nn.losses import (
-    anchor_loss,
-    discriminator_loss,
-    gaussian_kernel,
-    geometry_loss,
-    mutual_neighbors,
-)
+from mocli.nn.losses import anchor_loss, discriminator_loss, gaussian_kernel, geometry_loss, mutual_neighbors
 from mocli.nn.transport import soft_assignment
 from mocli.types import Json, Preset
 
@@ -286,9 +280,7 @@ class Scmodal:
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
                 max_steps=schedule.max_steps or p.steps(bundle.n_cells, schedule.preset),
-                plateau=self._plateau(
-                    ends=schedule.preset is Preset.AUTO and not schedule.max_steps,
-                ),
+                plateau=self._plateau(ends=schedule.preset is Preset.AUTO and not schedule.max_steps),
                 weight_average=p.weight_average,
             )
         ]

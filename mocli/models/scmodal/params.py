@@ -147,6 +147,6 @@ PRESETS = {"paper": PUBLISHED}
 """Parameters that a preset changes; values set by the user win."""
 
 BEFORE: dict[int, dict[str, object]] = {
-    2: {name: PUBLISHED[name] for name in ("n_pcs", "input_smoothing", "weight_average", "unit_latent")},
+    2: {name: PUBLISHED[name] for name in ("n_pcs", "input_smoothing", "weight_average", "unit_latent")}
 }
 """Values of parameters that models saved in a format older than the key did not have."""

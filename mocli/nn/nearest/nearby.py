@@ -43,12 +43,7 @@ ROUNDS, PER_CELL = 5, 50
 
 
 def nearby(
-    query: NDArray[Any],
-    reference: NDArray[Any],
-    k: int,
-    *,
-    metric: Metric = "euclidean",
-    device: str = "cpu",
+    query: NDArray[Any], reference: NDArray[Any], k: int, *, metric: Metric = "euclidean", device: str = "cpu"
 ) -> tuple[FloatArray, IntArray]:
     """Find nearly all of the k nearest reference rows of every query row.
 
@@ -61,12 +56,7 @@ def nearby(
 
 
 def nearby_blocks(
-    query: NDArray[Any],
-    reference: NDArray[Any],
-    k: int,
-    *,
-    metric: Metric = "euclidean",
-    device: str = "cpu",
+    query: NDArray[Any], reference: NDArray[Any], k: int, *, metric: Metric = "euclidean", device: str = "cpu"
 ) -> Iterator[Block]:
     """Yield what `nearby` returns for some query rows at a time, in any order."""
     if len(reference) <= EXACT or not 0 < k < len(reference) // 10 or not len(query):

@@ -23,10 +23,7 @@ from mocli.types import FloatArray, IntArray
 DRAWN_CELLS = 3000
 """Points of every embedding in the picture."""
 
-DRAWN_COSTS = {
-    "train_s": ("Training, s", 1.0),
-    "peak_memory_bytes": ("Peak memory, MB", 1e6),
-}
+DRAWN_COSTS = {"train_s": ("Training, s", 1.0), "peak_memory_bytes": ("Peak memory, MB", 1e6)}
 """The costs of runs that are drawn, and their units."""
 
 MOST_PANELS = 12

@@ -149,10 +149,7 @@ class Benchmark:
         return failures
 
     def _run(
-        self,
-        processes: Processes,
-        jobs: Sequence[ModelRun | PeerRun],
-        failures: list[Record],
+        self, processes: Processes, jobs: Sequence[ModelRun | PeerRun], failures: list[Record]
     ) -> set[str]:
         """Run them, add failures, and return the names of those that failed."""
         codes = processes.run(jobs) if jobs else {}

@@ -194,11 +194,7 @@ _COLUMNS = (
 
 
 def compare_sets(
-    sets: list[PeakSet],
-    silenced: Silenced,
-    span: slice,
-    closing: Closing,
-    names: tuple[str, ...],
+    sets: list[PeakSet], silenced: Silenced, span: slice, closing: Closing, names: tuple[str, ...]
 ) -> pd.DataFrame:
     """Lay out, set by set and group by group, how the set's peaks change and how others do.
 

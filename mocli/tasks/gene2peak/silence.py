@@ -211,13 +211,7 @@ def silence_genes(
     files = [of_anndata(adata, name, kinds.get(name)) for name, adata in cells.items()]
     tell = Foresight()
     silenced_cells = take_cells(
-        saved,
-        files,
-        names,
-        DataOptions(inputs=()),
-        device=torch.device(device),
-        seed=seed,
-        tell=tell,
+        saved, files, names, DataOptions(inputs=()), device=torch.device(device), seed=seed, tell=tell
     )
     return silence(silenced_cells, options, way, seed=seed, tell=tell)
 

@@ -77,12 +77,7 @@ class SilencingResult:
 
 
 def silence(
-    cells: SilencedCells,
-    options: Gene2PeakOptions,
-    way: Way,
-    *,
-    seed: int,
-    tell: Tell,
+    cells: SilencedCells, options: Gene2PeakOptions, way: Way, *, seed: int, tell: Tell
 ) -> SilencingResult:
     """Silence genes, and compare the changes at peaks with a null distribution.
 

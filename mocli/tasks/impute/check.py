@@ -18,13 +18,7 @@ from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.trained.calibration import (
-    Calibration,
-    Key,
-    fitting,
-    load_calibrations,
-    save_calibrations,
-)
+from mocli.tasks.trained.calibration import Calibration, Key, fitting, load_calibrations, save_calibrations
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind
 
 COLUMNS = 1000

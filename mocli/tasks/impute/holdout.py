@@ -54,13 +54,7 @@ class HoldOut:
         return cls(share=share)
 
     def choose(
-        self,
-        files: Sequence[ModalityFile],
-        pairs: IntArray | None,
-        source: str,
-        target: str,
-        *,
-        seed: int,
+        self, files: Sequence[ModalityFile], pairs: IntArray | None, source: str, target: str, *, seed: int
     ) -> dict[str, BoolArray]:
         """Return which cells of each modality are held out, `(n_obs,)` by name.
 

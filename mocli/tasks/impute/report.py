@@ -48,11 +48,7 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
         "its linear agreement with the measured values over cells; 1 is perfect",
     ),
     "spearman": ("Spearman correlation", "higher", "the agreement of ranks over cells; 1 is perfect"),
-    "r2": (
-        "R²",
-        "higher",
-        "the share of variance explained; 0 is no better than the mean, below 0 is worse",
-    ),
+    "r2": ("R²", "higher", "the share of variance explained; 0 is no better than the mean, below 0 is worse"),
     "rmse": (
         "Root mean squared error",
         "lower",

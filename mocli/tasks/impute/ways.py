@@ -19,13 +19,7 @@ from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Predict
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.predictor import of_cells, training_pairs
-from mocli.tasks.infer.stacking import (
-    StackPredictor,
-    cells_of_file,
-    link_columns,
-    link_sides,
-    linked_values,
-)
+from mocli.tasks.infer.stacking import StackPredictor, cells_of_file, link_columns, link_sides, linked_values
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.score.baselines import unit
@@ -99,11 +93,7 @@ def _ridge(
     x = replace(target, file=trained_file).read(pairs[:, 1])
     readout = translation.readout
     return accuracy.ridge_baseline(
-        before,
-        lambda columns: readout.measured(x, scale, columns),
-        after,
-        n_vars=readout.n_vars,
-        seed=seed,
+        before, lambda columns: readout.measured(x, scale, columns), after, n_vars=readout.n_vars, seed=seed
     )
 
 

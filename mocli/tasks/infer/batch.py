@@ -76,11 +76,7 @@ def decode_batch(
 
 
 def own_batches(
-    saved: SavedModel,
-    modality: str,
-    file: ModalityFile,
-    batch_key: str | None,
-    warn: Callable[[str], None],
+    saved: SavedModel, modality: str, file: ModalityFile, batch_key: str | None, warn: Callable[[str], None]
 ) -> IntArray:
     """Return the model's code of each cell's batch, `(n_obs,)`; -1 where the model does not know the batch.
 

@@ -210,11 +210,7 @@ def rows_lacking(n: int, pairs: IntArray, compared: IntArray) -> BoolArray:
 
 
 def comparable_target(
-    saved: SavedModel,
-    target: str,
-    file: ModalityFile,
-    layers: Mapping[str, str],
-    warn: Callable[[str], None],
+    saved: SavedModel, target: str, file: ModalityFile, layers: Mapping[str, str], warn: Callable[[str], None]
 ) -> ModalityFile | None:
     """Return the target's file if its features are the model's; else None, with a log line."""
     try:

@@ -64,8 +64,7 @@ def choose(
     source, target, file = direction.source, direction.target, direction.source_file
     if target not in saved.readouts:
         raise InputError(
-            f"the model cannot give values of '{target}'",
-            hint="train it again with this version of mocli",
+            f"the model cannot give values of '{target}'", hint="train it again with this version of mocli"
         )
     predictor, why = choose_predictor(
         saved, source, target, route=route, batch=batch, device=device, warn=tell.warn

@@ -51,12 +51,7 @@ FEW_CELLS = 50
 """A batch with fewer cells than this hardly shows its own effect."""
 
 
-def map_query(
-    run: Run,
-    request: Request,
-    options: IntegrateOptions,
-    folder: Path,
-) -> None:
+def map_query(run: Run, request: Request, options: IntegrateOptions, folder: Path) -> None:
     """Find the latent coordinates of a query's cells, and write them as an integration does.
 
     Clusters are those of the query's cells alone.

@@ -287,10 +287,7 @@ def _links(asking: FeatureIndex, searched: FeatureIndex, match: ColumnMatch) -> 
     has_link = set(linked.tolist())
     absent = [name for k, name in enumerate(small.features.names) if k not in has_link] if len(linked) else []
     failed = misses(
-        small.features.modality,
-        absent,
-        why=f"not in {large.features.modality}",
-        among=large.features.names,
+        small.features.modality, absent, why=f"not in {large.features.modality}", among=large.features.names
     )
     return Proposal(source, target, np.ones(len(source)), failed, tuple(notes))
 

@@ -197,12 +197,7 @@ def unit(z: FloatArray) -> FloatArray:
 
 
 def split_cells(
-    groups: StrArray | None,
-    target_groups: StrArray | None,
-    z_targets: FloatArray,
-    *,
-    n: int,
-    min_cells: int,
+    groups: StrArray | None, target_groups: StrArray | None, z_targets: FloatArray, *, n: int, min_cells: int
 ) -> CellSets:
     """Return all cells as one set, and every group of at least `min_cells`.
 

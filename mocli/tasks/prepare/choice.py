@@ -164,10 +164,9 @@ def _default_likelihood(
     is_free = transform is None or not TRANSFORMS[transform].is_for_counts
     for name in traits.likelihoods.get(kind, ()):
         needs = LIKELIHOODS[name]
-        fits = {
-            "counts": values is ValueKind.COUNTS,
-            ANY_VALUES: is_free,
-        }.get(needs, values is not ValueKind.REAL and is_free)
+        fits = {"counts": values is ValueKind.COUNTS, ANY_VALUES: is_free}.get(
+            needs, values is not ValueKind.REAL and is_free
+        )
         if fits:
             return name
     return None

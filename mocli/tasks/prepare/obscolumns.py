@@ -312,10 +312,7 @@ def numbers_of_cells(
 
 
 def weights_of_rows(
-    column: ObsColumn | None,
-    files: Sequence[ModalityFile],
-    rows: IntArray,
-    say: Callable[[str], None],
+    column: ObsColumn | None, files: Sequence[ModalityFile], rows: IntArray, say: Callable[[str], None]
 ) -> dict[str, FloatArray]:
     """Return what every modality's cells weigh in discriminators, `(n_obs,)`, of mean 1 over all of them.
 

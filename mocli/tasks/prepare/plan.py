@@ -271,12 +271,7 @@ def known_pairs(
 
 
 def _warnings(
-    relation: Relation,
-    traits: Traits,
-    data: DataOptions,
-    task: Task,
-    *,
-    unpaired: bool,
+    relation: Relation, traits: Traits, data: DataOptions, task: Task, *, unpaired: bool
 ) -> tuple[str, ...]:
     warnings = []
     # where cells were measured in both, links are a way of imputing, whatever the model

@@ -16,12 +16,7 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
-from mocli.data.transforms.components import (
-    Components,
-    are_components,
-    principal_scores,
-    without_averaging,
-)
+from mocli.data.transforms.components import Components, are_components, principal_scores, without_averaging
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
 from mocli.nn.nearest.nearby import nearby_blocks

@@ -150,9 +150,7 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
     candidates = related.candidates
     vicinity = candidates.vicinity
     labels = candidates.labels
-    counts = {
-        "relations_tested": (len(table), "Pairs tested", "Pairs of an imputed and a measured feature."),
-    }
+    counts = {"relations_tested": (len(table), "Pairs tested", "Pairs of an imputed and a measured feature.")}
     if related.n_compared is not None:
         counts["relations_compared"] = (
             related.n_compared, "Pairs compared",

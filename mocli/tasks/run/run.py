@@ -37,12 +37,7 @@ from mocli.tasks.run.guard import (
     stamp,
     unfinished,
 )
-from mocli.tasks.run.memory import (
-    MemoryLimit,
-    available_memory,
-    check_addresses,
-    return_large_blocks,
-)
+from mocli.tasks.run.memory import MemoryLimit, available_memory, check_addresses, return_large_blocks
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
 from mocli.types import FloatArray

@@ -14,12 +14,7 @@ import numpy as np
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import LinkedFeatures, MultiOmics
 from mocli.nn.neighbors import smooth
-from mocli.tasks.prepare.smoothing import (
-    N_COMPONENTS,
-    N_NEIGHBORS,
-    own_coordinates,
-    own_neighbors,
-)
+from mocli.tasks.prepare.smoothing import N_COMPONENTS, N_NEIGHBORS, own_coordinates, own_neighbors
 from mocli.tasks.trained.latent import measured_together
 from mocli.types import FloatArray, IntArray
 

@@ -114,12 +114,7 @@ def find_clusters(
 
 
 def cluster_graph(
-    run: Run,
-    resolution: float,
-    column: str,
-    nearest: Nearest,
-    bundle: MultiOmics,
-    names: Mapping[str, str],
+    run: Run, resolution: float, column: str, nearest: Nearest, bundle: MultiOmics, names: Mapping[str, str]
 ) -> Codes:
     """Cluster all cells by their coordinates, the largest cluster first, and put the sizes into the report.
 

@@ -23,13 +23,7 @@ from mocli.tasks.simulate.groups import (
     settle,
     tell_groups,
 )
-from mocli.tasks.simulate.latents import (
-    about_the_mean,
-    draw_sources,
-    library_sizes,
-    smoothed,
-    variance_ratio,
-)
+from mocli.tasks.simulate.latents import about_the_mean, draw_sources, library_sizes, smoothed, variance_ratio
 from mocli.tasks.simulate.options import AS_SOURCE, AVERAGE, SimulateOptions
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.predict import cluster_cells

@@ -46,11 +46,7 @@ class SourceCells:
 
     def take(self, rows: IntArray) -> SourceCells:
         """Return some of the cells."""
-        return SourceCells(
-            self.values[rows],
-            None if self.z is None else self.z[rows],
-            self.absent,
-        )
+        return SourceCells(self.values[rows], None if self.z is None else self.z[rows], self.absent)
 
     @property
     def n(self) -> int:
@@ -85,11 +81,7 @@ class View:
         features = FeatureMatrix(values, tuple(map(str, columns)))
         components = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
         spread = float(components.apply(features).values.std(0).max(initial=0)) or 1.0
-        return cls(
-            columns,
-            scale,
-            replace(components, loadings=components.loadings / np.float32(spread)),
-        )
+        return cls(columns, scale, replace(components, loadings=components.loadings / np.float32(spread)))
 
     def values(self, cells: SourceCells) -> CSR:
         """Return the chosen features of cells, `(n, c)`."""
@@ -226,10 +218,7 @@ class CellCoordinates:
 
 
 def placed(
-    scores: Sequence[FloatArray],
-    near: Sequence[Nearness],
-    latent: Nearness | None,
-    z: FloatArray | None,
+    scores: Sequence[FloatArray], near: Sequence[Nearness], latent: Nearness | None, z: FloatArray | None
 ) -> list[FloatArray]:
     """Return nearness `(n, r)` in components `(n, k)`, plain and standardised, and in the latent `(n, d)`."""
     found = [nearness(s[:, :LEADING]) for nearness, s in zip(near, scores, strict=True)]

@@ -10,14 +10,7 @@ import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.recipe import Recipe
-from mocli.data.transforms.transform import (
-    CLR,
-    LOGNORM,
-    Transform,
-    find_transform,
-    median_total,
-    scale_rows,
-)
+from mocli.data.transforms.transform import CLR, LOGNORM, Transform, find_transform, median_total, scale_rows
 from mocli.errors import UsageError
 from mocli.nn.neighbors import chunks
 from mocli.nn.readout import Basis, Readout
@@ -52,13 +45,7 @@ class FeatureReadout:
 
     @classmethod
     def fit(
-        cls,
-        file: ModalityFile,
-        layer: str,
-        recipe: Recipe,
-        z: FloatArray,
-        *,
-        seed: int,
+        cls, file: ModalityFile, layer: str, recipe: Recipe, z: FloatArray, *, seed: int
     ) -> FeatureReadout:
         """Fit on the cells of a file, read block by block; `z` is `(n_obs, n_latent)`."""
         transform = recipe.transform

@@ -31,11 +31,7 @@ class Obtained:
 
 
 def obtain(
-    run: Run,
-    request: Request,
-    from_model: Path | None,
-    aim: Aim,
-    files: Sequence[ModalityFile],
+    run: Run, request: Request, from_model: Path | None, aim: Aim, files: Sequence[ModalityFile]
 ) -> Obtained:
     """Load the model of a folder, or train one on the files where no folder is given.
 

@@ -19,25 +19,12 @@ from scipy import sparse
 from mocli.data.batches import densify
 from mocli.data.transforms.components import Components
 from mocli.nn.neighbors import chunks
-from mocli.tasks.trained.coordinates import (
-    LEADING,
-    CellCoordinates,
-    Nearness,
-    SourceCells,
-    View,
-)
+from mocli.tasks.trained.coordinates import LEADING, CellCoordinates, Nearness, SourceCells, View
 from mocli.tasks.trained.widening import Widening
 from mocli.types import CSR, FloatArray, IntArray, Json
 
 LINKED = "linked feature"
-WAYS = (
-    "components",
-    "standardised components",
-    "neighbours",
-    "neighbours, standardised",
-    "latent",
-    LINKED,
-)
+WAYS = ("components", "standardised components", "neighbours", "neighbours, standardised", "latent", LINKED)
 """Names of the ways, in the order of `Stack.weights`."""
 
 _PARTS = ("coefficients", "intercept", "slope", "weights")

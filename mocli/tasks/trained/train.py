@@ -296,22 +296,13 @@ def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
 
 
 def keep_model(
-    run: Run,
-    plan: Plan,
-    prepared: Prepared,
-    model: Model,
-    latent: Latent,
-    labels: Sequence[LabelColumn] = (),
+    run: Run, plan: Plan, prepared: Prepared, model: Model, latent: Latent, labels: Sequence[LabelColumn] = ()
 ) -> None:
     """Relate the latent to all measured features of each modality, and write the model's folder."""
     bundle, seed = prepared.bundle, run.options.seed
     readouts = {
         c.file.name: FeatureReadout.fit(
-            c.file,
-            c.layer.layer,
-            prepared.recipes[c.file.name],
-            latent.by_modality[c.file.name],
-            seed=seed,
+            c.file, c.layer.layer, prepared.recipes[c.file.name], latent.by_modality[c.file.name], seed=seed
         )
         for c in plan.choices
     }

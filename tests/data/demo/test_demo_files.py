@@ -41,8 +41,7 @@ def link_features(data, links: pd.Series, transform: str) -> np.ndarray:
     columns = data.var_names.get_indexer(links)
     assert (columns >= 0).all()
     aggregation = sparse.csr_matrix(
-        (np.ones(len(links), np.float32), (columns, np.arange(len(links)))),
-        shape=(data.n_vars, len(links)),
+        (np.ones(len(links), np.float32), (columns, np.arange(len(links)))), shape=(data.n_vars, len(links))
     )
     recipe = LinkRecipe.fit(data.X, aggregation=aggregation, transform=transform, names=tuple(links))
     z = dense(recipe.apply(data.X))

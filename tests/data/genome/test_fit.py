@@ -133,11 +133,7 @@ def test_almost_no_gene_is_refused_and_a_short_table_is_not():
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("name", "own"),
-    [
-        ("snareseq_mouse_cortex", "mm10"),
-        ("multiome_pbmc_tiny40", "hg38"),
-        ("scicar_a549", "hg19"),
-    ],
+    [("snareseq_mouse_cortex", "mm10"), ("multiome_pbmc_tiny40", "hg38"), ("scicar_a549", "hg19")],
 )
 def test_small_parts_of_real_sets(shared_data, name, own):
     """500 peaks, drawn five times: nothing is said of the own build, something of any other."""

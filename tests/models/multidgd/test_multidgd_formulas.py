@@ -124,10 +124,7 @@ def published(model, data, epochs):
     assert sum(len(g["params"]) for g in groups) == len(others)
     generator = torch.Generator().manual_seed(0)
     batches = Batches(
-        data,
-        Sampling(p.batch_size, independent=False, replacement=False),
-        device="cpu",
-        generator=generator,
+        data, Sampling(p.batch_size, independent=False, replacement=False), device="cpu", generator=generator
     )
     for _ in range(epochs):
         slow.zero_grad()

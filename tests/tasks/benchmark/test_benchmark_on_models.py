@@ -305,7 +305,7 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
     records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "steps", 9.0)]
     assert benchpage.costs(records, studies=False) == {"Training, s": {"a, impute": [4.0]}}
     assert benchpage.costs(records, studies=True) == {
-        "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
+        "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]}
     }
     assert benchpage.costs(records[:1], studies=True) == {}
 

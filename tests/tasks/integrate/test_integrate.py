@@ -33,10 +33,7 @@ def test_outputs_exist_and_the_report_is_true(run, unpaired, tmp_path, read, che
     report = check_report(tmp_path / "out.report.json")
     assert report == json.loads(json.dumps(result.report))
     assert report["status"] == "ok"
-    assert {o["path"] for o in report["outputs"]} == {
-        str(tmp_path / "out.h5mu"),
-        str(tmp_path / "out.model"),
-    }
+    assert {o["path"] for o in report["outputs"]} == {str(tmp_path / "out.h5mu"), str(tmp_path / "out.model")}
     assert [(i["modality"], i["n_obs"], i["n_vars"]) for i in report["inputs"]] == [
         ("rna", 70, 50),
         ("prot", 60, 12),

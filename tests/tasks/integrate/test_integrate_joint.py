@@ -144,11 +144,7 @@ def test_three_modalities_and_the_same_bytes_twice(run, files, tmp_path):
 
 def test_covariates_of_both_sorts_reach_the_model(run, files, tmp_path):
     result = run(
-        files / "rna.h5ad",
-        files / "prot.h5ad",
-        batch_key="batch",
-        covariate=["donor"],
-        continuous=["age"],
+        files / "rna.h5ad", files / "prot.h5ad", batch_key="batch", covariate=["donor"], continuous=["age"]
     )
     saved = load_model(tmp_path / "out.model").model
     assert {k: len(v) for k, v in saved.shape.levels.items()} == {"batch": 2, "donor": 4}

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.simulate.copula import (
-    impose_correlations,
-    means_nearby,
-    mixing_weights,
-    quantiles,
-)
+from mocli.tasks.simulate.copula import impose_correlations, means_nearby, mixing_weights, quantiles
 
 
 @pytest.fixture
