@@ -23,13 +23,13 @@ _WHERE = {
     "benchmark": "mocli.tasks.benchmark.benchmark",
     "load_model": "mocli.tasks.trained.saved",
     "impute_values": "mocli.tasks.impute.work",
-    "silence_genes": "mocli.tasks.gene2peak.silence",
+    "silence_genes": "mocli.tasks.gene2peak.gene2peak",
     "relate_features": "mocli.tasks.relate.relate",
     "perturb_cells": "mocli.tasks.perturb.shifts",
     "simulate_cells": "mocli.tasks.simulate.write",
     "build_links": "mocli.tasks.links.build",
-    "score_latents": "mocli.tasks.score.public",
-    "silhouette_widths": "mocli.metrics.silhouette",
+    "score_latents": "mocli.tasks.score.evaluate",
+    "silhouette_widths": "mocli.metrics.clusters",
 }
 __all__ = ["__version__", *_WHERE]
 

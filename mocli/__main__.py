@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: Exception, argv: list[str]) -> int:
     try:
-        from mocli.cli.failure import fail
+        from mocli.cli.output import fail
 
         return fail(error, argv)
     except MemoryError:
@@ -67,7 +67,7 @@ def _run(argv: list[str]) -> int:
 def _interrupted(argv: list[str]) -> int:
     from signal import SIGINT
 
-    from mocli.cli.failure import fail
+    from mocli.cli.output import fail
     from mocli.errors import Interrupted
 
     return fail(Interrupted(SIGINT, "interrupted"), argv)

@@ -128,3 +128,9 @@ class Route(StrEnum):
     STACK = "stack"
     DECODER = "decoder"
     READOUT = "readout"
+
+
+EXPORT_TOOLS = ("cellphonedb", "commot")
+"""The tools that `mocli export` writes for."""
+EXPORT_VALUES = ("auto", "counts", "log", "normalised")
+"""The scales that exported values may have."""

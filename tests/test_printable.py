@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocli import log
-from mocli.cli import failure
+from mocli.cli import output
 from mocli.cli.output import emit
 from mocli.errors import InputError, printable
 
@@ -50,8 +50,8 @@ def test_no_error_holds_one(argv, name):
         stderr = io.StringIO()
         patch.setattr("sys.stderr", stderr)
         error = InputError(f"no '{name}'", file=name, field=name, found=name, expected=name, hint=name)
-        assert failure.fail(error, argv) == 3
-        assert failure.fail(ValueError(name), argv) == 1
+        assert output.fail(error, argv) == 3
+        assert output.fail(ValueError(name), argv) == 1
     assert stderr.getvalue()
     assert not CONTROL.search(stderr.getvalue())
 

@@ -243,7 +243,7 @@ def step_times(
         dict: `device`, and by model `steps`, milliseconds for a step if there are steps, seconds of training,
             of loading and in total, or why there are none; on a GPU also milliseconds with `--cuda-graphs`.
     """
-    from mocli.data.demo.files import write_demo
+    from mocli.data.demo import write_demo
 
     times: dict[str, dict[str, Any]] = {}
     used = None

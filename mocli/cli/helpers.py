@@ -14,7 +14,7 @@ from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.registry import available
 from mocli.parsing import among
-from mocli.tasks.export.options import TOOLS, VALUES
+from mocli.types import EXPORT_TOOLS, EXPORT_VALUES
 
 AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
@@ -96,8 +96,7 @@ def params(
     as_yaml: Annotated[bool, usage("--yaml", "Print a file for --config")] = False,
 ) -> None:
     """Show the hyper-parameters of a model: type, default, range, meaning."""
-    from mocli.models.parameters import describe
-    from mocli.models.registry import traits_of
+    from mocli.models.registry import describe, traits_of
 
     if as_json and as_yaml:
         raise UsageError("--json and --yaml exclude each other", field="--yaml", hint="keep one")
@@ -139,7 +138,7 @@ def demo(
         raise UsageError("the demo needs a folder", file=folder, found="a file", hint="name another DIR")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise UsageError("the folder is not empty", file=folder, hint="name another DIR, or use --force")
-    from mocli.data.demo.files import write_demo
+    from mocli.data.demo import write_demo
 
     log.setup()
     try:
@@ -226,7 +225,10 @@ def export(
     *,
     output: Annotated[Path, usage("--output -o PATH", "Folder (cellphonedb) or .h5ad (commot)")],
     to: Annotated[
-        str, usage(f"--to {'|'.join(TOOLS)}", "Tool that will read it", callback=checked(among(*TOOLS)))
+        str,
+        usage(
+            f"--to {'|'.join(EXPORT_TOOLS)}", "Tool that will read it", callback=checked(among(*EXPORT_TOOLS))
+        ),
     ],
     label_key: Annotated[
         str | None, usage("--label-key COLUMN", "obs column with cell types; cellphonedb needs it")
@@ -238,9 +240,9 @@ def export(
     values: Annotated[
         str,
         usage(
-            f"--values {'|'.join(VALUES)}",
+            f"--values {'|'.join(EXPORT_VALUES)}",
             "Scale of the values of X; auto recognises imputed values, which are log(1 + x) by default",
-            callback=checked(among(*VALUES)),
+            callback=checked(among(*EXPORT_VALUES)),
         ),
     ] = "auto",
     force: Annotated[bool, usage("--force -f", "Replace files that exist")] = False,
@@ -252,7 +254,7 @@ def export(
     or: mocli export imputed.h5ad --to commot --spatial spots.h5ad -o commot.h5ad
     """
     from mocli import log
-    from mocli.tasks.export.communication import export_expression
+    from mocli.tasks.export import export_expression
 
     log.setup("info")
     written = export_expression(

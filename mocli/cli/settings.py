@@ -1,28 +1,196 @@
-"""Resolved settings of one invocation: values, the origin of each, and their YAML."""
+"""Settings of one invocation: the `--config` file, the resolved values, the origin of each, their YAML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from mocli.cli.config import (
-    ACTIONS,
-    COMMAND_LINE,
-    CONFIG_META,
-    DEFAULT,
-    config_origin,
-    merge_pairs,
-    origin_of,
-    rank,
-)
-from mocli.errors import UsageError
+from mocli.errors import UsageError, did_you_mean
 from mocli.options import OptionField
 from mocli.tasks.run.options import AUTO, NAMED_PARAMS, UNNAMED
 
 if TYPE_CHECKING:
     import typer
+
+
+CONFIG_META = "mocli.config"
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+# not part of a configuration: they say what to do with it
+MAX_DEPTH, MAX_LENGTH = 10, 1_000_000
+ACTIONS = frozenset({"config", "print_config", "dry_run", "help_all"})
+
+
+def origin_of(ctx: typer.Context, param: Any) -> str:
+    """Return `command line`, `environment MOCLI_X`, `config file F` or `default`."""
+    source = ctx.get_parameter_source(str(param.name))
+    name = "DEFAULT" if source is None else source.name
+    if name == "ENVIRONMENT":
+        return f"environment {param.envvar}"
+    if name == "DEFAULT_MAP":
+        return config_origin(ctx)
+    return COMMAND_LINE if name == "COMMANDLINE" else DEFAULT
+
+
+def config_origin(ctx: typer.Context) -> str:
+    """Name the config file in use."""
+    config = ctx.meta.get(CONFIG_META)
+    return f"config file {config.path}" if config is not None else "config file"
+
+
+def rank(origin: str) -> int:
+    """Return the precedence of an origin; higher wins."""
+    order = [DEFAULT, "config file", "environment", COMMAND_LINE]
+    return next(i for i, start in enumerate(order) if origin.startswith(start))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The content of a config file, by parameter name: plain values, and mappings separately."""
+
+    path: Path
+    plain: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_config(ctx: typer.Context, path: Path, declared_options: Mapping[str, OptionField]) -> None:
+    """Make the file's values the defaults of this command.
+
+    Raises `UsageError` for an unreadable file, an unknown key, or a value of the wrong shape.
+    """
+    config = Config(path)
+    params = {str(param.name): param for param in ctx.command.params}
+    keys, gone = _keys(params.values()), getattr(ctx.command.callback, "gone", {})
+    for written, value in _read(path).items():
+        key = str(written).replace("_", "-")
+        if key not in keys:
+            raise UsageError(
+                f"unknown key '{written}' in the config file",
+                file=path,
+                field=str(written),
+                hint=gone.get(f"--{key}") or did_you_mean(key, keys, "keys"),
+            )
+        name, negated = keys[key]
+        if value is None:
+            continue
+        if declared_options[name].is_mapping:
+            config.pairs[name] = _mapping(value, path, key)
+        else:
+            config.plain[name] = _plain(params[name], value, path, key, negated=negated)
+    ctx.meta[CONFIG_META] = config
+    ctx.default_map = {**(ctx.default_map or {}), **config.plain}
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_size(text, path)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(
+            "the config file cannot be read", file=path, field="--config", found=error.strerror
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UsageError(
+            "the config file is not YAML",
+            file=path,
+            field=None if mark is None else f"line {mark.line + 1}",
+            found=getattr(error, "problem", None) or str(error),
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            "the config file must hold keys and values",
+            file=path,
+            found=f"a {type(content).__name__}",
+            expected="lines such as 'seed: 0'",
+        )
+    return content
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Refuse files that cannot be a configuration before they cost memory: depth, length, references."""
+    import yaml
+
+    depth = deepest = aliases = 0
+    for event in yaml.parse(text[: MAX_LENGTH + 1], Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        deepest, aliases = max(deepest, depth), aliases + isinstance(event, yaml.AliasEvent)
+        if deepest > MAX_DEPTH or aliases:
+            break
+    excess = (
+        f"{deepest} levels of values in values" if deepest > MAX_DEPTH
+        else "values repeated by reference (*name)" if aliases
+        else f"{len(text):,} characters" if len(text) > MAX_LENGTH
+        else None
+    )  # fmt: skip
+    if excess is not None:
+        raise UsageError(
+            "the config file is not one for mocli",
+            file=path,
+            found=excess,
+            expected=f"lines such as 'seed: 0', up to {MAX_DEPTH} levels, {MAX_LENGTH:,} characters",
+        )
+
+
+def _keys(params: Any) -> dict[str, tuple[str, bool]]:
+    """Map every key a config may have to (parameter name, written in the negative)."""
+    keys: dict[str, tuple[str, bool]] = {}
+    for param in params:
+        if param.name in ACTIONS:
+            continue
+        if param.param_type_name == "argument":
+            keys[str(param.name)] = (param.name, False)
+        for opts, negated in ((param.opts, False), (param.secondary_opts, True)):
+            keys.update({opt[2:]: (param.name, negated) for opt in opts if opt.startswith("--")})
+    return keys
+
+
+def _mapping(value: Any, path: Path, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"'{key}' takes a mapping", file=path, field=key, found=repr(value), expected="NAME: VALUE"
+        )
+    return {str(name): inner for name, inner in value.items()}
+
+
+def _plain(param: Any, value: Any, path: Path, key: str, *, negated: bool) -> Any:
+    """Return the value in the shape the command line would give it."""
+    many = getattr(param, "multiple", False) or param.nargs == -1
+    if many:
+        items = value if isinstance(value, list) else [value]
+        return [_text(item, path, key) for item in items]
+    if getattr(param, "is_flag", False):
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"'{key}' is true or false", file=path, field=key, found=repr(value), expected="true or false"
+            )
+        return value is not negated
+    text = _text(value, path, key)
+    return value if getattr(param, "count", False) and isinstance(value, int) else text
+
+
+def _text(value: Any, path: Path, key: str) -> str:
+    if isinstance(value, (bool, dict, list)) or value is None:
+        hint = "put the value in quotes" if isinstance(value, bool) else None
+        raise UsageError(f"'{key}' takes one value", file=path, field=key, found=repr(value), hint=hint)
+    return str(value)
+
+
+def merge_pairs(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge mappings key by key, later layers winning; return values and the origin of each."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, mapping in layers:
+        merged.update(mapping)
+        origins.update(dict.fromkeys(mapping, origin))
+    return merged, origins
 
 
 @dataclass(frozen=True)
@@ -112,8 +280,7 @@ class Settings:
         model = self.values.get("model", AUTO)
         if model in UNNAMED:
             return {}
-        from mocli.models.parameters import as_dict, resolve
-        from mocli.models.registry import traits_of
+        from mocli.models.registry import as_dict, resolve, traits_of
 
         traits = traits_of(model)
         params = dict(self.values["params"])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
-from mocli.nn.nearest.nearby import nearby, nearby_blocks
+from mocli.nn.nearby import nearby, nearby_blocks
 from mocli.nn.neighbors import chunks, others_than, without_self
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 

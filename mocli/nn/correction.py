@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocli.nn.kmeans import kmeans
-from mocli.nn.nearest.nearby import mutual_pairs
+from mocli.nn.mixture import kmeans
+from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import chunks, knn
 from mocli.nn.threads import column_means, one_thread
 from mocli.types import DoubleArray, FloatArray, IntArray

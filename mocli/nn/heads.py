@@ -16,8 +16,13 @@ import torch
 from torch import Generator, Tensor
 
 from mocli.nn import sampling
-from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
-from mocli.nn.likelihoods import bernoulli, normal, zero_inflated_log_normal
+from mocli.nn.likelihoods import (
+    bernoulli,
+    negative_binomial_loss,
+    normal,
+    poisson_loss,
+    zero_inflated_log_normal,
+)
 from mocli.types import NonZeros
 
 LEAST_SHARE = 1e-2

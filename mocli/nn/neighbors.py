@@ -135,7 +135,7 @@ def knn_blocks(
     """Yield what `knn` returns for some query rows at a time."""
     import torch
 
-    from mocli.nn.nearest.screening import Points, nearest_points
+    from mocli.nn.screening import Points, nearest_points
 
     check_rows(query, reference)
     if exclude_self and len(query) != len(reference):
@@ -167,7 +167,7 @@ def matched_distances(
     """
     import torch
 
-    from mocli.nn.nearest.screening import distances_between
+    from mocli.nn.screening import distances_between
 
     check_rows(a, b)
     if len(a) != len(b):
@@ -293,7 +293,7 @@ def _nearest_of_many(q: Tensor, r: Tensor, k: int, own_row: Tensor | None) -> tu
     """
     import torch
 
-    from mocli.nn.nearest.screening import SAME, SLACK, distances_between, smallest
+    from mocli.nn.screening import SAME, SLACK, distances_between, smallest
 
     size = q.square().sum(1, keepdim=True)
     first = distances_between(q, r[: max(_PIECE, k + 1)])

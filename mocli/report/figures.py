@@ -1,14 +1,116 @@
-"""Entries of a report: a number with what a reader needs to understand it, a table."""
+"""Entries of a report: numbers as a person would write them, with what a reader needs, and tables."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from mocli.report.wording import metric_value
+from mocli.types import Json
+
+THIS_RUN = "this run"
+"""Stands for a method that no model names."""
+
+NOTHING = "–"
+"""Shown for unknown values."""
+
+_STOPS = {
+    "plateau": "the losses had stopped falling",
+    "validation": "the loss of held-out cells no longer fell",
+    "steps": "the number of steps allowed was reached",
+    "epochs": "the number of epochs allowed was reached",
+    "time": "the time allowed was over",
+    "solved": "the weights have a closed form",
+    "signal": "it was asked to stop",
+}
+
+
+def stop_reason(code: str | None) -> str:
+    """Return why training stopped, as the end of a sentence."""
+    return NOTHING if not code else _STOPS.get(code, code.replace("_", " "))
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with thousands separated; others with up to three significant digits."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """Return `1 cell`, `2,000 cells`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def metric_value(value: float | None) -> str:
+    """Return a metric with the digits that matter to a reader; an `int` is a count."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    if 0 < size < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+
+
+def loss_value(value: float | None) -> str:
+    """Return a loss with four significant digits."""
+    return NOTHING if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return `under 0.1 s`, `0.4 s`, `3 min 12 s` or `2 h 5 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0.05:
+        return "under 0.1 s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def size(n_bytes: float | None) -> str:
+    """Return `812 B`, `3.4 MB` or `1.2 GB`, powers of 1,000."""
+    if n_bytes is None:
+        return NOTHING
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB" if n_bytes < 999.5 else f"{n_bytes:,.0f} TB"
+
+
+def join(words: Sequence[str]) -> str:
+    """Return `a`, `a and b` or `a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def cell(content: Json) -> str:
+    """Return a value of a table: a number with the digits that matter, other values in words."""
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return metric_value(content)
+    return value(content)
+
+
+def value(content: Json) -> str:
+    """Return any JSON value in one line, strings without quotes."""
+    if content is None:
+        return NOTHING
+    if isinstance(content, str):
+        return content
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    return json.dumps(content, ensure_ascii=False)
+
 
 Entry = dict[str, Any]
 """A part of a report; its keys are those of `schema.json`."""

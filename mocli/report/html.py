@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from mocli.report import plots, scatter, wording
-from mocli.report.comparison import Comparison, compare, metric_title
+from mocli.report import figures, plots, scatter
 from mocli.report.drawing import Picture, css_width, data_uri, show
-from mocli.report.file import write_text
-from mocli.report.ranking import Ranking
-from mocli.report.schema import Report
+from mocli.report.file import Report, write_text
+from mocli.report.ranking import Comparison, Ranking, compare, metric_title
 from mocli.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -26,14 +24,14 @@ Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
 
 _FILTERS = {
     "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
-    "cell": wording.cell,
-    "count": wording.count,
-    "duration": wording.duration,
-    "loss_value": wording.loss_value,
-    "plural": wording.plural,
-    "size": wording.size,
-    "stop_reason": wording.stop_reason,
-    "value": wording.value,
+    "cell": figures.cell,
+    "count": figures.count,
+    "duration": figures.duration,
+    "loss_value": figures.loss_value,
+    "plural": figures.plural,
+    "size": figures.size,
+    "stop_reason": figures.stop_reason,
+    "value": figures.value,
 }
 _HOW_TO_SEE = {
     "modality": "Where the modalities are integrated, their colours lie on top of each other.",
@@ -121,7 +119,7 @@ def render(
         rankings: Methods by metrics, for each task.
     """
     values = report.as_dict()
-    model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or wording.THIS_RUN
+    model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or figures.THIS_RUN
     shown = {key: entry for key, entry in values["metrics"].items() if not key.startswith(_IN_A_TABLE)}
     comparison = compare(shown, values["baselines"], model=model)
     return (
@@ -179,17 +177,17 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
         totals: dict[str, int] = {}
         for one in inputs:  # a modality may lie in several files
             totals[one["modality"]] = totals.get(one["modality"], 0) + one["n_obs"]
-        cells = wording.join([f"{wording.count(n)} {name} cells" for name, n in totals.items()])
+        cells = figures.join([f"{figures.count(n)} {name} cells" for name, n in totals.items()])
         parts.append(f"{model} was given {cells}" if values["model"] else f"Read {cells}")
         matched = sum(link["n_matched"] or 0 for link in values["links"])
         if values["links"]:
-            parts[-1] += f", tied together by {wording.plural(matched, 'feature link')}"
+            parts[-1] += f", tied together by {figures.plural(matched, 'feature link')}"
     if training and training["steps"] is not None:
         took = values["timing"].get("train_s")
-        time = f" in {wording.duration(took)}" if took is not None else ""
+        time = f" in {figures.duration(took)}" if took is not None else ""
         where = f" on {values['device']['used']}" if values["device"] and values["device"]["used"] else ""
         steps = training["steps"]
-        done = f"trained for {wording.plural(steps, 'step')}" if steps else "was fitted in closed form"
+        done = f"trained for {figures.plural(steps, 'step')}" if steps else "was fitted in closed form"
         parts.append(f"It {done}{time}{where}")
     return ". ".join(parts) + ("." if parts else "")
 
@@ -284,15 +282,15 @@ def _ran(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("device", used),
         ("device asked for", device.get("requested")),
         ("threads", device.get("threads")),
-        ("time expected", wording.duration(device.get("expected_seconds"))),
-        ("memory expected", wording.size(device.get("expected_memory_bytes"))),
-        ("peak memory", wording.size(device.get("peak_memory_bytes"))),
-        ("peak GPU memory", wording.size(device.get("gpu_peak_memory_bytes"))),
+        ("time expected", figures.duration(device.get("expected_seconds"))),
+        ("memory expected", figures.size(device.get("expected_memory_bytes"))),
+        ("peak memory", figures.size(device.get("peak_memory_bytes"))),
+        ("peak GPU memory", figures.size(device.get("gpu_peak_memory_bytes"))),
         ("seed", values["seed"]),
         ("repeatable", _REPEATABLE.get(same.get("level", ""))),
         ("sha256 of the latent", same.get("latent_sha256")),
     ]
-    return [(name, what) for name, what in pairs if what not in (None, wording.NOTHING)]
+    return [(name, what) for name, what in pairs if what not in (None, figures.NOTHING)]
 
 
 def _losses(training: Mapping[str, Any] | None) -> _Shown | None:

@@ -25,7 +25,7 @@ from mocli.report.drawing import (
     to_svg,
     wrapped,
 )
-from mocli.report.wording import plural
+from mocli.report.figures import plural
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import pandas as pd
 from unpaired_sets import sources
 
 from mocli.models.registry import available
-from mocli.tasks.integrate.best import MEASURES, label_free_ranks
+from mocli.tasks.integrate.work import MEASURES, label_free_ranks
 
 SETS = {
     "citeseq_bmmc_134adt": "cell_type",

@@ -18,7 +18,7 @@ import numpy as np
 from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
-from mocli.models.parameters import resolve
+from mocli.models.registry import resolve
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, TrainOptions

@@ -26,7 +26,7 @@ from sklearn.preprocessing import normalize
 import mocli
 from mocli.data.transforms.components import Lsi
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.label_transfer import label_transfer, label_transfer_knn
+from mocli.metrics.matching import label_transfer, label_transfer_knn
 from mocli.metrics.mixing import mixing
 from mocli.tasks.trained.saved import load_model
 

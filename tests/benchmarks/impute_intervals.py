@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402 - threads are set first
 from mudata import read_h5mu  # noqa: E402
 
 import mocli  # noqa: E402
-from mocli.data.files.inmemory import of_anndata  # noqa: E402
+from mocli.data.files.modality import of_anndata  # noqa: E402
 from mocli.tasks.impute.work import impute_values  # noqa: E402
 from mocli.tasks.trained.calibration import load_calibrations  # noqa: E402
 from mocli.tasks.trained.saved import load_model  # noqa: E402

@@ -72,7 +72,7 @@ def main():
     from accelerator import Accelerator
     from measure import show
 
-    from mocli.data.demo.files import write_demo
+    from mocli.data.demo import write_demo
 
     write_demo(given.folder, n_cells=300)
     accelerator = Accelerator()

@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402 - threads are set first
 import torch  # noqa: E402
 
 from mocli.nn import likelihoods  # noqa: E402
-from mocli.nn.count_loss import negative_binomial_loss, nonzeros_of  # noqa: E402
+from mocli.nn.likelihoods import negative_binomial_loss, nonzeros_of  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -15,8 +15,7 @@ measure.one_thread()
 import torch  # noqa: E402 - threads are set first
 
 from mocli.models.base import Schedule  # noqa: E402
-from mocli.models.parameters import resolve  # noqa: E402
-from mocli.models.registry import load_class  # noqa: E402
+from mocli.models.registry import load_class, resolve  # noqa: E402
 from mocli.tasks.prepare.load import load  # noqa: E402
 from mocli.tasks.prepare.plan import make_plan  # noqa: E402
 from mocli.tasks.run.options import DataOptions, TrainOptions  # noqa: E402

@@ -22,7 +22,7 @@ def main():
     import torch
     from measure import emit, show
 
-    from mocli.nn.nearest.nearby import nearby
+    from mocli.nn.nearby import nearby
     from mocli.nn.neighbors import knn
 
     torch.set_num_threads(options.threads)

@@ -19,9 +19,8 @@ from sklearn.cluster import KMeans  # noqa: E402
 from sklearn.metrics import adjusted_rand_score  # noqa: E402
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures  # noqa: E402
-from mocli.models.parameters import resolve  # noqa: E402
-from mocli.models.registry import traits_of  # noqa: E402
-from mocli.models.sccross.prior import _of_edge  # noqa: E402
+from mocli.models.registry import resolve, traits_of  # noqa: E402
+from mocli.models.sccross.model import _of_edge  # noqa: E402
 from mocli.nn.neighbors import knn  # noqa: E402
 
 TYPES = 12

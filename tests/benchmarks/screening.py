@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from measure import emit, show
 
-from mocli.nn.nearest.screening import Points, distances_between, nearest_points, smallest
 from mocli.nn.neighbors import rows_per_tile
+from mocli.nn.screening import Points, distances_between, nearest_points, smallest
 
 
 def data(shape, n, d, rng):

@@ -27,8 +27,8 @@ from scipy import sparse  # noqa: E402
 
 from mocli.data.transforms.transform import CLR, LOGNORM, canonical, median_total  # noqa: E402
 from mocli.metrics import conformal, imputation  # noqa: E402
-from mocli.tasks.trained.coordinates import SourceCells  # noqa: E402
-from mocli.tasks.trained.stackfit import fit_stack  # noqa: E402
+from mocli.tasks.infer.stackfitting import fit_stack  # noqa: E402
+from mocli.tasks.trained.latent import SourceCells  # noqa: E402
 
 SETS = (
     "citeseq_pbmc10x_2batch:rna:prot",

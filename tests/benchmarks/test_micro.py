@@ -14,9 +14,9 @@ from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.scmodal.params import ScmodalParams
+from mocli.nn.alignment import soft_assignment
 from mocli.nn.losses import gaussian_kernel, mutual_neighbors
 from mocli.nn.neighbors import knn
-from mocli.nn.transport import soft_assignment
 
 B = 500
 

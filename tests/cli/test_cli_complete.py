@@ -3,7 +3,7 @@
 import pytest
 
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 
 @pytest.fixture(scope="module")

@@ -286,8 +286,7 @@ def test_print_config_round_trips(task, config, capsys, model):
 
 
 def test_print_config_of_a_model_shows_its_hyperparameters(task, capsys):
-    from mocli.models.parameters import describe
-    from mocli.models.registry import traits_of
+    from mocli.models.registry import describe, traits_of
 
     text = printed(capsys, *BASE, "-m", "scmodal", "-s", "weight_mnn=3", "--batch-size", "64")
     content = yaml.safe_load(text)

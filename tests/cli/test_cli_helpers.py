@@ -15,8 +15,7 @@ from mocli import __version__
 from mocli.__main__ import main
 from mocli.cli import doctor
 from mocli.cli.output import table
-from mocli.models.parameters import params_class
-from mocli.models.registry import available, traits_of
+from mocli.models.registry import available, params_class, traits_of
 from mocli.types import Pairing
 
 
@@ -85,9 +84,9 @@ def generator(monkeypatch):
             file.write_text("x")
         return files
 
-    module = ModuleType("mocli.data.demo.files")
+    module = ModuleType("mocli.data.demo")
     module.write_demo = write_demo
-    monkeypatch.setitem(sys.modules, "mocli.data.demo.files", module)
+    monkeypatch.setitem(sys.modules, "mocli.data.demo", module)
     return calls
 
 

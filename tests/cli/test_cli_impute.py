@@ -7,8 +7,8 @@ import pytest
 
 from mocli import log
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
-from mocli.report.schema import validate
+from mocli.data.demo import write_demo
+from mocli.report.file import validate
 
 SMALL = ["-s", "n_hidden=16", "--batch-size", "32", "--n-latent", "4"]
 QUICK = ["--max-steps", "3", "--no-html", "--threads", "1", "--device", "cpu"]

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mocli.__main__ import main
 from mocli.data.files.inputs import sha256
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 QUICK = ["--max-steps", "30", "-s", "n_hidden=16", "--n-latent", "4", "--batch-size", "32", "--threads", "1"]
 QUICK += ["--device", "cpu", "--no-html"]

@@ -9,7 +9,7 @@ import pytest
 from mocli import log
 from mocli.__main__ import main
 from mocli.cli import links as command
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.tasks.links import build as task
 
 

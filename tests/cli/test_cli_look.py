@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mocli.__main__ import main
 from mocli.cli.look import look_at
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.files.inspect import agreeing_names
 
 

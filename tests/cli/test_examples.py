@@ -18,7 +18,7 @@ import warm
 import yaml
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.tasks.benchmark import plan as plantable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,8 +343,7 @@ def test_commands_of_the_papers_are_commands_of_mocli(script, environment, tmp_p
     import typer.main
 
     from mocli.cli.app import app
-    from mocli.models.parameters import params_class
-    from mocli.models.registry import available
+    from mocli.models.registry import available, params_class
 
     root = typer.main.get_command(app)
     words, names = given_to(EXAMPLES / "papers" / script, environment, tmp_path / "data")

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README": ROOT / "README.md"} | {

@@ -15,7 +15,7 @@ import mocli
 from mocli import errors
 from mocli.__main__ import main
 from mocli.cli.app import app
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

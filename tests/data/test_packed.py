@@ -23,8 +23,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.packed import MappedRows, PackedRows, blocks_of, some_rows
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import Recipe, RecipeOptions
-from mocli.data.transforms.scaler import packed
-from mocli.data.transforms.transform import TRANSFORMS
+from mocli.data.transforms.transform import TRANSFORMS, packed
 from mocli.errors import EnvironmentProblem
 from mocli.models.base import Sampling
 from mocli.types import ModalityKind, Pairing

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from mocli import log
 from mocli.__main__ import main
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 SMALL = ["-s", "n_hidden=8", "-s", "n_neighbors=3", "--batch-size", "16", "--n-latent", "3"]
 QUICK = ["--max-steps", "3", "--no-html", "--threads", "1", "--device", "cpu"]

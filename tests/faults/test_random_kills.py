@@ -16,7 +16,7 @@ from digests import of_hdf5
 
 from mocli import log
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.models.registry import available, traits_of
 from mocli.types import Task
 

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.label_transfer import average_precision, mean_average_precision
+from mocli.metrics.matching import average_precision, mean_average_precision
 
 
 def brute(x, label):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mocli.metrics.differential import Differential, agreement, differential
+from mocli.metrics.correlation import Differential, agreement, differential
 
 
 @pytest.fixture

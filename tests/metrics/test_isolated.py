@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import f1_score, silhouette_samples
 
 from mocli.metrics.clusters import louvain
+from mocli.metrics.conservation import f1_isolated, isolated_labels, silhouette_isolated
 from mocli.metrics.embedding import Embedding, neighbor_graph
-from mocli.metrics.scib import f1_isolated, isolated_labels, silhouette_isolated
 
 
 def sample(n=100):

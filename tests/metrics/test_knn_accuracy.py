@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.label_transfer import knn_accuracy
+from mocli.metrics.matching import knn_accuracy
 
 
 def by_rank(distances):

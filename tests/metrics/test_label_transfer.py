@@ -5,9 +5,9 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from mocli.metrics import label_transfer as module
+from mocli.metrics import matching as module
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.label_transfer import label_transfer, label_transfer_forest, label_transfer_knn, majority
+from mocli.metrics.matching import label_transfer, label_transfer_forest, label_transfer_knn, majority
 
 
 def test_equals_one_nearest_neighbour_classifier():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from mocli.metrics import mapping_score as module
-from mocli.metrics.mapping_score import LEAST, MOST, K, Labelled, threshold
+from mocli.metrics import label_votes as module
+from mocli.metrics.label_votes import LEAST, MOST, K, Labelled, threshold
 
 
 def cells(n, *, seed, types=(0, 1, 2, 3), apart=6.0, d=5):

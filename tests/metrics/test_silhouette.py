@@ -6,8 +6,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import silhouette_samples, silhouette_score
 
 from mocli.metrics import embedding
+from mocli.metrics.clusters import silhouette, silhouette_modality
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.silhouette import silhouette, silhouette_modality
 
 
 def sample(n=80):

@@ -11,10 +11,8 @@ from mocli.data.batches import Batches
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.errors import UsageError
 from mocli.models.base import Schedule
-from mocli.models.parameters import describe, resolve
-from mocli.models.registry import load_class, traits_of
-from mocli.nn.adversarial import cell_weights, source_entropy
-from mocli.nn.losses import discriminator_loss
+from mocli.models.registry import describe, load_class, resolve, traits_of
+from mocli.nn.losses import cell_weights, discriminator_loss, source_entropy
 from mocli.train.loop import Training, fit
 from mocli.types import ModalityKind, Pairing
 

@@ -20,8 +20,7 @@ from mocli.models.base import (
     Schedule,
     Solves,
 )
-from mocli.models.parameters import Sized, as_dict, describe, resolve
-from mocli.models.registry import available, load_class, traits_of
+from mocli.models.registry import Sized, as_dict, available, describe, load_class, resolve, traits_of
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
 from mocli.train.predict import cluster_cells, encode_cells, encode_rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.adversarial import Critic, label_weights, noise_scale, source_entropy
+from mocli.nn.losses import Critic, label_weights, noise_scale, source_entropy
 
 
 def test_every_source_counts_the_same():

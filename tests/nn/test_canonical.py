@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.alignment.alignment_settings import AlignmentSettings
-from mocli.nn.alignment.closed_form import align, canonical_maps, column_correlations
+from mocli.nn.alignment import align, canonical_maps, column_correlations
+from mocli.nn.alignment_settings import AlignmentSettings
 
 
 def test_with_known_pairs_the_maps_are_canonical_correlation():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mocli.nn.correction import RIDGE, _shifts, mix_batches, mnn_correct
-from mocli.nn.nearest.nearby import mutual_pairs
+from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import knn
 
 

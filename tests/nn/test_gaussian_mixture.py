@@ -15,7 +15,7 @@ from torch.distributions import (
     Normal,
 )
 
-from mocli.nn.gaussian_mixture import GaussianMixture, soft_ball, start_spread, uniform_in_ball
+from mocli.nn.mixture import GaussianMixture, soft_ball, start_spread, uniform_in_ball
 
 
 def mixture(k=5, d=3, **options):

@@ -9,8 +9,7 @@ from mocli.models.multidgd.module import Branch
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.module import Shape
 from mocli.models.multigrate.networks import Decoder
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
+from mocli.models.registry import resolve, traits_of
 from mocli.models.sccross.module import LinearDecoder
 from mocli.nn import heads
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named

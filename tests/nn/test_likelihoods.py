@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from mocli.nn import likelihoods as lh
-from mocli.nn.count_loss import gamma_terms, negative_binomial_loss, nonzeros_of, poisson_loss
+from mocli.nn.likelihoods import gamma_terms, negative_binomial_loss, nonzeros_of, poisson_loss
 
 RNG = np.random.default_rng(0)
 X = RNG.poisson(2.0, size=(40, 7)).astype(float)
@@ -134,7 +134,7 @@ def test_the_sparse_loss_and_its_gradients_are_those_of_the_dense_formula(inflat
 
 @pytest.mark.parametrize("inflated", [False, True])
 def test_in_single_precision_it_errs_by_rounding_only(inflated, monkeypatch):
-    monkeypatch.setattr("mocli.nn.count_loss.BLOCK", 900)  # several blocks, the last one short
+    monkeypatch.setattr("mocli.nn.likelihoods.BLOCK", 900)  # several blocks, the last one short
     found, exact = both(3, inflated=inflated, dtype=torch.float32, n=64, p=400, density=0.07)
     for a, b in zip(found, exact, strict=True):
         error = (a.double() - b).abs().max() / b.abs().max()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from mocli.nn.count_loss import nonzeros_of
-from mocli.nn.projection import Projection, fit_projection, smoothed
+from mocli.nn.likelihoods import nonzeros_of
+from mocli.nn.principal import Projection, fit_projection, smoothed
 
 
 def counts(n=60, p=40, seed=0):

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from mocli.nn import neighbors
-from mocli.nn.nearest import nearby as voronoi
-from mocli.nn.nearest import screening
+from mocli.nn import nearby as voronoi
+from mocli.nn import neighbors, screening
 from mocli.nn.neighbors import as_points, chunks, drawn_rows, knn, matched_distances, neighbor_mean, smooth
 
 

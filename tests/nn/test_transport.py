@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.transport import cosine_cost, couple, soft_assignment
+from mocli.nn.alignment import cosine_cost, couple, soft_assignment
 
 
 def everyone(n):

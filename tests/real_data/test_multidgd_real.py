@@ -5,7 +5,7 @@ import json
 import pytest
 
 import mocli
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 pytestmark = pytest.mark.real_data
 

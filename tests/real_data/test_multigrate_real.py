@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mocli
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 pytestmark = pytest.mark.real_data
 

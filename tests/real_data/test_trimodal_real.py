@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 import mocli
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate as evaluate_metrics
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 

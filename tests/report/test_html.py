@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mocli.errors import InputError, Interrupted, NumericalError
-from mocli.report import html, wording
-from mocli.report.comparison import compare, metric_title
+from mocli.report import figures, html
 from mocli.report.drawing import wrapped
 from mocli.report.figures import figure, spoken, table
-from mocli.report.schema import Report
+from mocli.report.file import Report
+from mocli.report.ranking import compare, metric_title
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -397,28 +397,28 @@ def test_a_run_without_a_model_begins_its_verdict_as_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (wording.duration(0.04), "under 0.1 s"),
-        (wording.duration(59.96), "1 min 0 s"),
-        (wording.duration(3725), "1 h 2 min"),
-        (wording.duration(None), "–"),
-        (wording.size(999), "999 B"),
-        (wording.size(999_900), "1 MB"),
-        (wording.size(3_400_000), "3.4 MB"),
-        (wording.size(2e15), "2,000 TB"),
-        (wording.metric_value(0.0), "0.000"),
-        (wording.metric_value(24), "24"),
-        (wording.metric_value(12_345), "12,345"),
-        (wording.metric_value(1e-5), "1.0e-05"),
-        (wording.metric_value(15.24), "15.2"),
-        (wording.metric_value(-0.25), "-0.250"),
-        (wording.join(["a", "b", "c"]), "a, b and c"),
-        (wording.count(1234.0), "1,234"),
-        (wording.count(2.345), "2.35"),
-        (wording.value([1, None]), "[1, null]"),
-        (wording.value(False), "no"),
-        (wording.stop_reason("my_rule"), "my rule"),
-        (wording.plural(1, "step"), "1 step"),
-        (wording.plural(2000, "step"), "2,000 steps"),
+        (figures.duration(0.04), "under 0.1 s"),
+        (figures.duration(59.96), "1 min 0 s"),
+        (figures.duration(3725), "1 h 2 min"),
+        (figures.duration(None), "–"),
+        (figures.size(999), "999 B"),
+        (figures.size(999_900), "1 MB"),
+        (figures.size(3_400_000), "3.4 MB"),
+        (figures.size(2e15), "2,000 TB"),
+        (figures.metric_value(0.0), "0.000"),
+        (figures.metric_value(24), "24"),
+        (figures.metric_value(12_345), "12,345"),
+        (figures.metric_value(1e-5), "1.0e-05"),
+        (figures.metric_value(15.24), "15.2"),
+        (figures.metric_value(-0.25), "-0.250"),
+        (figures.join(["a", "b", "c"]), "a, b and c"),
+        (figures.count(1234.0), "1,234"),
+        (figures.count(2.345), "2.35"),
+        (figures.value([1, None]), "[1, null]"),
+        (figures.value(False), "no"),
+        (figures.stop_reason("my_rule"), "my rule"),
+        (figures.plural(1, "step"), "1 step"),
+        (figures.plural(2000, "step"), "2,000 steps"),
     ],
 )
 def test_wording(shown: str, expected: str) -> None:

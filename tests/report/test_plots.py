@@ -273,7 +273,7 @@ def test_the_callers_style_does_not_show() -> None:
 
 def test_importing_is_light_and_drawing_needs_no_pyplot() -> None:
     code = (
-        "import sys; from mocli.report import html, plots, schema; "
+        "import sys; from mocli.report import file, html, plots; "
         "heavy = {'matplotlib', 'torch', 'anndata', 'pandas', 'jinja2', 'jsonschema'} & set(sys.modules); "
         "assert not heavy, heavy; "
         "plots.loss_curves({'p': {'t': {'step': [1, 2], 'value': [1, 2]}}}); "

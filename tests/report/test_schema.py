@@ -15,8 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from mocli.errors import EnvironmentProblem, InputError, Interrupted, NumericalError, OutOfMemory
 from mocli.report.figures import column_table, figure, table
-from mocli.report.file import dumps, plain
-from mocli.report.schema import Report, load_schema, validate
+from mocli.report.file import Report, dumps, load_schema, plain, validate
 
 SHA = "0123456789abcdef" * 4
 

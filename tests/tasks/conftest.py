@@ -8,7 +8,7 @@ import mudata
 import pytest
 
 import mocli
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 
 @pytest.fixture

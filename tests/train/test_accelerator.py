@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 import mocli
-from mocli.data.demo.files import write_demo
-from mocli.nn.count_loss import negative_binomial_loss, nonzeros_of, poisson_loss
+from mocli.data.demo import write_demo
+from mocli.nn.likelihoods import negative_binomial_loss, nonzeros_of, poisson_loss
 from mocli.types import NonZeros
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}

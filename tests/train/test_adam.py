@@ -44,7 +44,7 @@ def test_steps_and_state_are_those_of_torch(decoupled):
 def test_nothing_of_a_training_loads_a_compiler():
     code = """
 import sys, torch
-from mocli.nn.gaussian_mixture import uniform_in_ball
+from mocli.nn.mixture import uniform_in_ball
 from mocli.nn.layers import normal_init
 from mocli.train.device import torch_settings
 from mocli.train.optim import Adam, RowAdam

@@ -11,7 +11,7 @@ import mocli.tasks.trained.train
 from mocli.cli.doctor import step_times
 from mocli.data.bundle import Minibatch
 from mocli.train.captured import MANY, MOST, WARM, Captured
-from mocli.train.history import History
+from mocli.train.checkpoint import History
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
 STEPS = 30

@@ -8,10 +8,9 @@ from torch import nn
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.errors import UsageError
 from mocli.models.base import Losses, Phase, Sampling, Schedule, StepGroup
-from mocli.models.parameters import describe, resolve
-from mocli.models.registry import available, load_class, traits_of
-from mocli.train.freeze import names_of, parts_of
+from mocli.models.registry import available, describe, load_class, resolve, traits_of
 from mocli.train.loop import Training, fit
+from mocli.train.optim import names_of, parts_of
 from mocli.types import ModalityKind, Pairing
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import torch
 
 from mocli.errors import NumericalError
 from mocli.models.base import Plateau
-from mocli.train.history import History
+from mocli.train.checkpoint import History
 
 
 def record(history, values, name="loss"):

@@ -9,8 +9,7 @@ import torch
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.errors import Interrupted
 from mocli.models.base import Losses, Phase, Plateau, Sampling, Schedule, StepGroup
-from mocli.train.checkpoint import Checkpoints
-from mocli.train.history import History, due
+from mocli.train.checkpoint import Checkpoints, History, due
 from mocli.train.loop import Training, fit
 from mocli.train.optim import Flatness
 from mocli.types import ModalityKind, Pairing

@@ -12,7 +12,6 @@ import pandas as pd
 
 from mocli.data.files.frames import read_table, top_columns
 from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
-from mocli.data.files.inmemory import find_tenx_folder, of_tenx_folder
 from mocli.data.files.joined import join
 from mocli.data.files.kinds import (
     feature_type_name,
@@ -22,11 +21,10 @@ from mocli.data.files.kinds import (
     may_hold_genes,
     name_in_stem,
 )
-from mocli.data.files.matrix import locate
-from mocli.data.files.modality import ModalityFile, raw_columns
-from mocli.data.files.obsm import note_on_obsm, of_obsm
+from mocli.data.files.matrix import locate, raw_note, read_tenx_tables, tenx_group
+from mocli.data.files.modality import ModalityFile, find_tenx_folder, of_tenx_folder, raw_columns
+from mocli.data.files.obs import note_on_obsm, of_obsm
 from mocli.data.files.source import Source
-from mocli.data.files.tenx import raw_note, read_tenx_tables, tenx_group
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import IntArray, ModalityKind
 

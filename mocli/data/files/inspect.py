@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.features.genes import builds_of
 from mocli.data.features.index import features_of
+from mocli.data.features.loci import intervals_of
 from mocli.data.files.contents import cause_of, look
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import labels_of, with_missing
-from mocli.data.genome.fit import builds_of
-from mocli.data.genome.loci import intervals_of
 from mocli.types import ModalityKind, ValueKind
 
 _BATCH = re.compile(

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
-from mocli.data.links.dialect import COLUMNS, DIALECT_KINDS, POSITIONS
-from mocli.data.links.linktable import LinkTable
+from mocli.data.links.linktable import COLUMNS, DIALECT_KINDS, POSITIONS, LinkTable
 from mocli.data.links.route import FirstRoute, chained
 from mocli.errors import InputError, did_you_mean
 from mocli.types import BoolArray, IntArray, ModalityKind

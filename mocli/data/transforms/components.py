@@ -20,8 +20,7 @@ import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.packed import blocks_of, some_rows
-from mocli.data.transforms.scaler import moments, occurrences
-from mocli.data.transforms.transform import LOGNORM, own_columns, row_sums, scale_rows
+from mocli.data.transforms.transform import LOGNORM, moments, occurrences, own_columns, row_sums, scale_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FIT_CELLS = 200_000

@@ -12,8 +12,18 @@ from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.packed import MappedRows, on_disk
-from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout, packed
-from mocli.data.transforms.transform import Transform, canonical, find_transform, median_total, scale_rows
+from mocli.data.transforms.transform import (
+    DENSE_ABOVE,
+    Scaler,
+    Transform,
+    canonical,
+    density,
+    find_transform,
+    layout,
+    median_total,
+    packed,
+    scale_rows,
+)
 from mocli.types import CSR
 
 

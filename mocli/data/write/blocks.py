@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from mocli.data.write.encode import need_group, put, put_table, safe_key, tag
+from mocli.data.write.carry import need_group, put, put_table, safe_key, tag
 from mocli.types import CSR, FloatArray
 
 _CHUNK = 1 << 17  # values in a chunk: 512 KiB of float32

@@ -23,12 +23,14 @@ from mocli.data.write.carry import (
     CLASH,
     Lost,
     RowOrigin,
+    add_column,
     carried_columns,
     carry_arrays,
     carry_pairs,
     carry_uns,
+    column_order,
+    safe_key,
 )
-from mocli.data.write.encode import add_column, column_order, safe_key
 from mocli.types import IntArray
 
 UNKNOWN = "its rows cannot be identified by name"

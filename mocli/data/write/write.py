@@ -17,24 +17,23 @@ import pandas as pd
 
 from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
-from mocli.data.files.inmemory import MemoryModality
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
-from mocli.data.files.modality import ModalityFile
-from mocli.data.write.axes import AxisPart, append_modalities, map_modalities, modality_order
+from mocli.data.files.modality import MemoryModality, ModalityFile
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
-from mocli.data.write.carry import Lost, say_lost
-from mocli.data.write.encode import (
+from mocli.data.write.carry import (
+    Lost,
     add_column,
     column_order,
     need_group,
     put,
     put_table,
     safe_key,
+    say_lost,
     set_columns,
     tag,
 )
-from mocli.data.write.flat import FLAT, flatten
+from mocli.data.write.flat import FLAT, AxisPart, append_modalities, flatten, map_modalities, modality_order
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
 from mocli.data.write.outfile import atomic, beside, writing_h5
 from mocli.errors import UsageError

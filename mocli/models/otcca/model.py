@@ -2,7 +2,7 @@
 
 The input of a modality is its leading principal components (LSI for peaks), blended with a fifth of the
 mean of a cell's neighbours; linked features are standardised and averaged over the same neighbours. The
-alignment itself is in `mocli/nn/alignment/closed_form.py`. Batches of a modality (`--batch-key`) differ
+alignment itself is in `mocli/nn/alignment.py`. Batches of a modality (`--batch-key`) differ
 where cells of both are mutual nearest neighbours: linked features lose these differences before they are
 compared, and the maps ignore the directions in which batches differ. So a new cell needs no batch, and may
 come from a new one. The maps are linear: new cells are placed by one product, and the effect of a changed
@@ -26,8 +26,8 @@ from mocli.errors import UsageError
 from mocli.models.base import Losses, Phase, Schedule, Traits, Widths, rebuilt, spec_of
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
-from mocli.nn.alignment.alignment_settings import AlignmentSettings
-from mocli.nn.alignment.closed_form import align, draw
+from mocli.nn.alignment import align, draw
+from mocli.nn.alignment_settings import AlignmentSettings
 from mocli.nn.correction import level_offsets
 from mocli.nn.threads import column_means, one_thread
 from mocli.types import Json

@@ -4,7 +4,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from mocli.models.fields import Count, Dimensions, Positive, Share, Weight, Whole
-from mocli.nn.alignment.alignment_settings import AlignmentSettings
+from mocli.nn.alignment_settings import AlignmentSettings
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

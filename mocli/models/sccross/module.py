@@ -24,13 +24,12 @@ from torch.nn import functional as F
 from mocli.data.bundle import Edge, FeatureMatrix, Minibatch
 from mocli.models.base import rebuilt, spec_of
 from mocli.models.sccross.params import SccrossParams
-from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
+from mocli.nn.alignment import soft_assignment
 from mocli.nn.heads import Parameters, likelihood_named, totals
 from mocli.nn.layers import Dropout
-from mocli.nn.losses import anchor_loss
-from mocli.nn.projection import Projection, smoothed
+from mocli.nn.losses import Critic, anchor_loss, cell_weights, noise_scale, source_entropy
+from mocli.nn.principal import Projection, smoothed
 from mocli.nn.threads import BatchNorm
-from mocli.nn.transport import soft_assignment
 from mocli.types import FloatArray, IntArray, Json, NonZeros
 
 LOG_SCALE = 8.0

@@ -42,12 +42,17 @@ from mocli.models.base import (
 )
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.params import ScmodalParams
-from mocli.nn.adversarial import cell_weights
-from mocli.nn.alignment.alignment_settings import AlignmentSettings
-from mocli.nn.alignment.closed_form import Alignment, align, draw
+from mocli.nn.alignment import Alignment, align, draw, soft_assignment
+from mocli.nn.alignment_settings import AlignmentSettings
 from mocli.nn.layers import MLP, normal_init
-from mocli.nn.losses import anchor_loss, discriminator_loss, gaussian_kernel, geometry_loss, mutual_neighbors
-from mocli.nn.transport import soft_assignment
+from mocli.nn.losses import (
+    anchor_loss,
+    cell_weights,
+    discriminator_loss,
+    gaussian_kernel,
+    geometry_loss,
+    mutual_neighbors,
+)
 from mocli.types import Json, Preset
 
 SPREAD, SMALL = 5.0, 0.1

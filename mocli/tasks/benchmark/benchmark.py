@@ -12,12 +12,10 @@ from mocli.data.write.outfile import check_place, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
-from mocli.tasks.benchmark.costs import cost_of_all
-from mocli.tasks.benchmark.drawn import PARTS, halves
-from mocli.tasks.benchmark.ground import Ground, prepare_ground
+from mocli.tasks.benchmark.ground import PARTS, Ground, halves, prepare_ground
 from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
-from mocli.tasks.benchmark.plan import TaskData, trainings, write_plan
+from mocli.tasks.benchmark.plan import TaskData, cost_of_all, trainings, write_plan
 from mocli.tasks.benchmark.runs import (
     ModelRun,
     check_parameters,
@@ -152,7 +150,7 @@ def _planned(
     request: Request, options: BenchmarkOptions, ground: Ground, *, dry: bool
 ) -> tuple[list[ModelRun], list[tuple[str, str, str]]]:
     """Return every run, and the models left out, with the reason."""
-    from mocli.tasks.infer.direction import likely_direction
+    from mocli.tasks.infer.translation import likely_direction
 
     folder = _runs_folder(request)
     chosen, skipped = choose_models(options, ground, links=bool(request.data.links))

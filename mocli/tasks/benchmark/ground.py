@@ -1,27 +1,32 @@
-"""The cells that a benchmark compares methods on: one sample for all, prepared once and for no model."""
+"""The cells and links of a benchmark: one sample for all methods, and fewer or wrong ones for studies.
+
+Cells of studies are drawn by seed, linked features at random or the most informative.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from mocli.data.bundle import MultiOmics
+from mocli.data.batches import dense_rows
+from mocli.data.bundle import FeatureMatrix, LinkedFeatures, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
+from mocli.data.links.edges import EdgeLinks
 from mocli.data.transforms.transform import find_transform
+from mocli.errors import UsageError
 from mocli.models.base import Traits
-from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.footprint import Footprint, footprint
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.pairing import Relation
-from mocli.tasks.prepare.plan import Plan, make_plan, open_modalities
+from mocli.tasks.prepare.plan import Aim, Plan, make_plan, open_modalities
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES
-from mocli.types import IntArray, ModalityKind, Pairing, Task
+from mocli.types import DoubleArray, IntArray, ModalityKind, Pairing, Task
 
 Say = Callable[[str], None]
 
@@ -161,3 +166,187 @@ def _tell_what_lacks(ground: Ground, data: DataOptions, warn: Say) -> None:
             )
     if bundle.batch is not None and len(bundle.batch.levels) < 2:
         warn(f"'{data.batch_key}' of --batch-key has one level: no metric of batches is computed")
+
+
+PARTS = TRAINING, HELD_OUT = "training", "held-out"
+SHARE_HELD_OUT = 0.2
+FEWEST = 20
+"""Fewest held-out cells for a figure."""
+
+LEAST_CELLS = 50
+"""Fewest cells for a comparison of models."""
+
+
+def some(ground: Ground, data: DataOptions, n: int, seed: int) -> list[str]:
+    """Return the names of n cells of every modality, partners together where that is possible.
+
+    Raises `UsageError`: there are not so many cells, or they are too few to compare anything.
+    """
+    most = max(ground.n_before.values())
+    if not LEAST_CELLS <= n < most:
+        raise UsageError(
+            "the number of cells cannot be drawn",
+            field="--subsample",
+            found=n,
+            expected=f"{LEAST_CELLS} to {most - 1:,}",
+        )
+    rows = sample_rows(ground.files, ground.whole.relation, data.pair_key, most=n, seed=seed)
+    return _names([f.obs.index[rows[f.name]] for f in ground.files])
+
+
+def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: int) -> list[str]:
+    """Return the names of all cells, but only a share of those with one label.
+
+    Raises `UsageError`: there are no labels, or not this one.
+    """
+    if data.label_key is None:
+        raise UsageError("a rare label needs labels", field="--rare", hint="name their column: --label-key")
+    columns = find_column(ground.files, data.label_key, option="--label-key")
+    has = [pd.Series(c.astype(str).to_numpy(), index=f.obs.index) for f in ground.files
+           if (c := columns.get(f.name)) is not None]  # fmt: skip
+    cells = _names([column.index[(column == label).to_numpy()] for column in has])
+    if len(cells) < 2:
+        levels = sorted({level for column in has for level in column.unique()})
+        raise UsageError(
+            "there are no two cells of this label",
+            field="--rare",
+            found=label,
+            expected=", ".join(levels[:8]),
+        )
+    n = max(2, round(share * len(cells)))
+    drawn = set(np.random.default_rng(seed).choice(cells, n, replace=False))
+    gone = set(cells) - drawn
+    return [name for name in _names([f.obs.index for f in ground.files]) if name not in gone]
+
+
+def halves(ground: Ground, seed: int, *, part: str) -> list[str]:
+    """Return the names of the cells to train on, or of those held out, a fifth of those measured in all.
+
+    Raises `UsageError`: too few cells were measured in every modality.
+    """
+    files = ground.files
+    everywhere = files[0].obs.index.astype(str)
+    for f in files[1:]:
+        everywhere = everywhere[everywhere.isin(f.obs.index.astype(str))]
+    n = round(SHARE_HELD_OUT * len(everywhere))
+    if n < FEWEST or not ground.whole.relation.names_mean_cells:
+        raise UsageError(
+            "reconstruct needs cells that were measured in every modality, under one name",
+            field="--tasks",
+            found=f"{len(everywhere):,} such cells",
+            expected=f"at least {round(FEWEST / SHARE_HELD_OUT)}",
+        )
+    out = np.random.default_rng(seed).permutation(len(everywhere))[:n]
+    held_out = {str(everywhere[i]): None for i in np.sort(out)}
+    if part == HELD_OUT:
+        return list(held_out)
+    return [name for name in _names([f.obs.index for f in files]) if name not in held_out]
+
+
+def part_of(cells: Sequence[str], share: float, seed: int) -> list[str]:
+    """Return a share of some cells by name.
+
+    Raises `UsageError`: too few are left to train on.
+    """
+    n = round(share * len(cells))
+    if n < FEWEST:
+        raise UsageError(
+            "too few cells are left to train on",
+            field="--fractions",
+            found=f"{share:g} of {len(cells):,} cells",
+            expected=f"at least {FEWEST} cells",
+        )
+    chosen = np.random.default_rng(seed).choice(len(cells), n, replace=False)
+    return [cells[i] for i in np.sort(chosen)]
+
+
+def in_batch(ground: Ground, key: str, level: str) -> set[str]:
+    """Return the names of the cells that any modality says are of a batch."""
+    columns = find_column(ground.files, key, option="--batch-key")
+    indices = [f.obs.index[(c.astype(str) == level).to_numpy()] for f in ground.files
+          if (c := columns.get(f.name)) is not None]  # fmt: skip
+    return set(_names(indices))
+
+
+def _names(indices: Sequence[pd.Index]) -> list[str]:
+    return list(dict.fromkeys(str(name) for index in indices for name in index))
+
+
+LEADING = 10
+"""Number of principal components; without labels, a feature is worth the share of its variance in these."""
+
+
+def informative(bundle: MultiOmics, link: LinkedFeatures) -> dict[str, float]:
+    """Return how informative each linked feature is, from 0 to 1, the mean of both modalities.
+
+    With labels the share of its variance that lies between them (eta squared), as panels are chosen to tell
+    types apart; without labels the share that the leading principal components hold.
+    """
+    sides = [(link.source, link.source_features), (link.target, link.target_features)]
+    shares = [_told(features, bundle.codes_of(bundle.label, name)) for name, features in sides]
+    return dict(zip(link.names, map(float, np.mean(shares, axis=0)), strict=True))
+
+
+def _told(features: FeatureMatrix, labels: IntArray | None) -> DoubleArray:
+    x = dense_rows(features, np.arange(features.n_obs)).astype(np.float64)
+    if labels is not None:
+        x, labels = x[labels >= 0], labels[labels >= 0]
+    x -= x.mean(0)
+    total = np.maximum((x**2).sum(0), 1e-12)
+    if labels is None:
+        _, vectors = np.linalg.eigh(x.T @ x)
+        projected = x @ vectors[:, -LEADING:]
+        return ((projected @ vectors[:, -LEADING:].T) ** 2).sum(0) / total
+    member = np.eye(int(labels.max(initial=0)) + 1)[labels]
+    sums, sizes = member.T @ x, np.maximum(member.sum(0), 1)[:, None]
+    return (sums**2 / sizes).sum(0) / total
+
+
+def told_apart(edge: EdgeLinks) -> bool:
+    """Say whether the name of every linked feature identifies it: no earlier feature has the name."""
+    for names, index in ((edge.source_names, edge.source_index), (edge.target_names, edge.target_index)):
+        first = {name: k for k, name in reversed(list(enumerate(names)))}
+        if any(first[names[k]] != k for k in index):
+            return False
+    return True
+
+
+def fewer(
+    edge: EdgeLinks, n: int, seed: int, *, by_name: bool = True, worth: Mapping[str, float] | None = None
+) -> list[str]:
+    """Return the links of n of the linked features: drawn at random, or those of most worth."""
+    names, columns = edge.target_names, edge.target_index
+    if len(np.unique(edge.target_index)) >= len(np.unique(edge.source_index)):
+        names, columns = edge.source_names, edge.source_index
+    features = np.unique(columns)
+    n = min(n, len(features))
+    if worth is None:
+        drawn = np.random.default_rng(seed).choice(features, n, replace=False)
+    else:
+        order = np.argsort([-worth.get(names[k], 0.0) for k in features], kind="stable")
+        drawn = features[order[:n]]
+    rows = np.flatnonzero(np.isin(columns, drawn))
+    return list(_rows(edge, rows, edge.target_index, by_name=by_name))
+
+
+def wrong(edge: EdgeLinks, share: float, seed: int, *, by_name: bool = True) -> list[str]:
+    """Return all links, that share of which has the target of another link."""
+    rng = np.random.default_rng(seed)
+    n = len(edge.weight)
+    chosen = rng.choice(n, max(2, round(share * n)), replace=False) if n > 1 else np.arange(0)
+    target = edge.target_index.copy()
+    # in the order of targets, and moved by the longest run of one: none meets its own again, unless one
+    # target has more than half of them
+    chosen = chosen[np.argsort(target[chosen], kind="stable")]
+    longest = int(np.unique(target[chosen], return_counts=True)[1].max(initial=0))
+    target[chosen] = np.roll(target[chosen], longest)
+    pairs = np.stack([edge.source_index, target], axis=1)
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    return list(_rows(edge, np.sort(first), target, by_name=by_name))
+
+
+def _rows(edge: EdgeLinks, numbers: IntArray, target: IntArray, *, by_name: bool) -> Iterator[str]:
+    for i in numbers:
+        source, other = edge.source_index[i], target[i]
+        one, two = (edge.source_names[source], edge.target_names[other]) if by_name else (source, other)
+        yield f"{edge.source}\t{one}\t{edge.target}\t{two}\t{edge.weight[i]:.6g}\t{edge.sign[i]:.0f}"

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mocli.report import benchplots
-from mocli.report.benchplots import Curve, Heat, curves, heat_maps
-from mocli.report.comparison import metric_title
 from mocli.report.html import Drawn
-from mocli.report.ranking import Ranking
+from mocli.report.plots import Curve, Heat, cost_bars, curves, heat_maps, ranked_bars, side_by_side
+from mocli.report.ranking import Ranking, metric_title
 from mocli.report.scatter import Category
-from mocli.tasks.benchmark.contender import Contender
-from mocli.tasks.benchmark.controls import BEST
+from mocli.tasks.benchmark.contender import BEST, Contender
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.table import COST, Measured, Record, leading_metrics
 from mocli.tasks.score.picture import layout
@@ -43,7 +40,7 @@ def pictures(
     for task, ranking in ranked.items():
         drawn.append(
             Drawn(
-                benchplots.ranked_bars(ranking),
+                ranked_bars(ranking),
                 f"Leading metrics, {task}",
                 "Bars are means over seeds, dots single seeds. Models are blue, peers pink, embeddings of "
                 "other tools green, controls grey. Training a model is worthwhile if no control is as good.",
@@ -53,9 +50,9 @@ def pictures(
     caption = "Bars are means over seeds, dots single seeds; wall-clock time on this machine."
     of_all, of_studies = costs(records, studies=False), costs(records, studies=True)
     if of_all:
-        drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
+        drawn.append(Drawn(cost_bars(of_all), "Time and memory", caption))
     if of_studies:
-        drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", caption))
+        drawn.append(Drawn(cost_bars(of_studies), "Time and memory of studies", caption))
     drawn += _embeddings(shown, ranked.get("integrate"), ground, seed)
     return {"drawn": drawn, "rankings": ranked}
 
@@ -104,13 +101,13 @@ def _embeddings(
     ):
         if codes is not None:
             colours = [Category(codes.codes[cells], codes.levels) for cells in cells_of]
-            picture = benchplots.side_by_side(panels, colours)
+            picture = side_by_side(panels, colours)
             pictures.append(Drawn(picture, f"Cells by {title}, method by method", f"{words} {how}"))
     if len(bundle.modalities) > 1:
         names = tuple(bundle.modalities)
         if any(len(np.unique(m)) > 1 for m in modality_of):
             colours = [Category(m, (*names, "all modalities of a cell")) for m in modality_of]
-            picture = benchplots.side_by_side(panels, colours)
+            picture = side_by_side(panels, colours)
             how = "Where modalities are integrated, their colours lie on top of each other."
             pictures.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
     return pictures

@@ -18,7 +18,7 @@ from mocli.data.bundle import MultiOmics
 from mocli.data.files.contents import choose_layer
 from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obsm import Coordinates
+from mocli.data.files.obs import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import EnvironmentProblem, InputError, MocliError, UsageError

@@ -15,8 +15,7 @@ from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import MocliError, UsageError, did_you_mean
 from mocli.models.base import Decodes, EncodesJointly, Traits
-from mocli.models.parameters import params_class
-from mocli.models.registry import available, load_class, traits_of
+from mocli.models.registry import available, load_class, params_class, traits_of
 from mocli.tasks.benchmark.options import RECONSTRUCT, TASKS, BenchmarkOptions
 from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with, takes_weights

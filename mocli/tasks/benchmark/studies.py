@@ -10,12 +10,12 @@ from pathlib import Path
 from mocli import parsing
 from mocli.data.links.edges import EdgeLinks
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.parameters import params_class
-from mocli.models.registry import traits_of
+from mocli.models.registry import params_class, traits_of
 from mocli.report.file import write_text
-from mocli.tasks.benchmark.drawn import (
+from mocli.tasks.benchmark.ground import (
     HELD_OUT,
     TRAINING,
+    Ground,
     fewer,
     fewer_of,
     halves,
@@ -26,7 +26,6 @@ from mocli.tasks.benchmark.drawn import (
     told_apart,
     wrong,
 )
-from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.options import INFORMATIVE, StudyOptions
 from mocli.tasks.benchmark.runs import Study, check_parameters, parameters_of, safe
 from mocli.tasks.run.options import DataOptions

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.registry import OTHER, available_metrics
 from mocli.report.figures import table
-from mocli.report.file import write_text
-from mocli.report.multiqc import RANKING
+from mocli.report.file import RANKING, write_text
 from mocli.report.ranking import Figure, Ranking, rank
 from mocli.tasks.benchmark.options import RECONSTRUCT
 from mocli.types import Task

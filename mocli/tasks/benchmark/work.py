@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mocli.data.files.obsm import read_coordinates
+from mocli.data.files.obs import read_coordinates
 from mocli.errors import InputError, MocliError
 from mocli.log import logger
 from mocli.models.registry import traits_of
-from mocli.report.wording import plural
-from mocli.tasks.benchmark.contender import Contender, placed
-from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
+from mocli.report.figures import plural
+from mocli.tasks.benchmark.contender import BEST, UNCORRECTED, Contender, controls, placed
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.page import pictures
@@ -252,7 +251,7 @@ class Benchmark:
 
     def _reconstructed(self, training: ModelRun, records: Sequence[Record]) -> list[Record]:
         """Return how well the held-out cells of a run are reconstructed, beside the control."""
-        from mocli.tasks.benchmark.reconstruct import MEAN, control_name, reconstruction
+        from mocli.tasks.benchmark.scorer import MEAN, control_name, reconstruction
 
         self.run.say(f"decoding the cells of {training.name}")
         try:
@@ -276,7 +275,7 @@ class Benchmark:
 
     def _loss_ratios(self, training: ModelRun, studied: dict[str, Any]) -> dict[str, Any]:
         """Return the loss of a study over that of the run without one, on the cells that the study scores."""
-        from mocli.tasks.benchmark.reconstruct import loss_ratios, reconstruction
+        from mocli.tasks.benchmark.scorer import loss_ratios, reconstruction
 
         same = (training.purpose, training.model, training.seed)
         whole = [t for t in self.planned if (t.purpose, t.model, t.seed) == same and t.parent and not t.study]

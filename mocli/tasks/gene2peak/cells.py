@@ -20,8 +20,7 @@ from mocli.errors import InputError, UsageError
 from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
 from mocli.models.registry import available, load_class
 from mocli.tasks.gene2peak.changes import Way
-from mocli.tasks.infer.place import LatentCells
-from mocli.tasks.infer.query import Query, match_query
+from mocli.tasks.infer.query import LatentCells, Query, match_query
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel

@@ -25,7 +25,7 @@ from mocli.data.batches import BundleRows
 from mocli.data.bundle import Minibatch
 from mocli.models.base import EncodesJointly
 from mocli.nn.neighbors import chunks
-from mocli.tasks.infer.place import SLOPES, LatentCells, pull, slopes
+from mocli.tasks.infer.query import SLOPES, LatentCells, pull, slopes
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8

@@ -29,14 +29,14 @@ from mocli.tasks.gene2peak.report import (
     precision_tables,
 )
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
-from mocli.tasks.infer.direction import shared_cells
+from mocli.tasks.infer.translation import shared_cells
 from mocli.tasks.prepare.footprint import LIBRARIES, Footprint, tell_memory
 from mocli.tasks.prepare.pairing import relate_files
 from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
+from mocli.tasks.relate.relate import Candidates, choose_genes, find_candidates
 from mocli.tasks.relate.report import SHOWN, over_all, tell_left_out, write_bedpe
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell, progress

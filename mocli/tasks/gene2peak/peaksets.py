@@ -22,11 +22,10 @@ from torch import Tensor
 
 from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.intervals import normalise_chrom, overlaps
-from mocli.data.genome.loci import intervals_of
+from mocli.data.features.loci import intervals_of
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
-from mocli.tasks.gene2peak.null import PeakPanel, tail_p
-from mocli.tasks.gene2peak.units import Silenced, Units
+from mocli.tasks.gene2peak.units import PeakPanel, Silenced, Units, tail_p
 from mocli.types import BoolArray, DoubleArray, IntArray
 
 FEWEST = 10

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.data.genome.vicinity import Vicinity
+from mocli.data.features.loci import Vicinity
 from mocli.data.write.outfile import write_tsv
-from mocli.report.figures import Better, Entry, column_table, figure, spoken
+from mocli.report.featureplots import MOST_GROUPS, Locus, locus_plot
+from mocli.report.figures import Better, Entry, column_table, figure, plural, spoken
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
-from mocli.report.locusplot import MOST_GROUPS, Locus, locus_plot
-from mocli.report.wording import plural
 from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.truth import CHANCE, PROMOTERS

@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.batches import densify
-from mocli.data.genome.genes import read_genes
+from mocli.data.features.genes import read_genes
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.cells import CellGroups, SilencedCells
 from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, step_length
-from mocli.tasks.gene2peak.evidence import combine
-from mocli.tasks.gene2peak.null import PeakPanel
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import (
     Closing,
@@ -31,12 +29,12 @@ from mocli.tasks.gene2peak.peaksets import (
     read_classes,
     read_peak_sets,
 )
-from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
-from mocli.tasks.gene2peak.units import Silenced, Units, choose_units, collect
-from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
+from mocli.tasks.gene2peak.truth import combine, precision_recall, promoter_precision, read_truth
+from mocli.tasks.gene2peak.units import PeakPanel, Silenced, Units, choose_units, collect
 from mocli.tasks.relate.correlate import all_pairs, genomic_pairs, relate
 from mocli.tasks.relate.metacells import FEWEST_CELLS, MetacellScores, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
+from mocli.tasks.relate.relate import Candidates, choose_genes, find_candidates
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell
 from mocli.types import CSR, DoubleArray, IntArray

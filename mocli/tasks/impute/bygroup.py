@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.metrics.differential import FDR, Differential, ListsCompared, agreement, differential
+from mocli.metrics.correlation import FDR, Differential, ListsCompared, agreement, differential
 from mocli.metrics.imputation import AMONG, LabelledCells, RealCells, Tally
 from mocli.metrics.registry import evaluate
 from mocli.report.featureplots import against_truth
-from mocli.report.figures import column_table, figure, table
+from mocli.report.figures import column_table, figure, plural, table
 from mocli.report.html import Drawn
-from mocli.report.wording import plural
 from mocli.tasks.impute.accuracy import rows_drawn
-from mocli.tasks.impute.groupcolumn import Groups, labels_of_sides
+from mocli.tasks.impute.holdout import Groups, labels_of_sides
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.run.run import Run

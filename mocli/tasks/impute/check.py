@@ -9,11 +9,10 @@ from functools import partial
 from mocli.data.files.obs import find_labels
 from mocli.nn.neighbors import chunks
 from mocli.tasks.impute import accuracy
-from mocli.tasks.impute.accuracy import Evaluation
+from mocli.tasks.impute.accuracy import Evaluation, on_partners, simple_ways
 from mocli.tasks.impute.bygroup import MEASURED, MODEL, ByGroup, ByLabel
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.survey import FEWEST_COMPARED
-from mocli.tasks.impute.ways import on_partners, simple_ways
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.run.request import Request

@@ -7,8 +7,8 @@ from functools import partial
 
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
-from mocli.tasks.infer.direction import columns_of
-from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.infer.translation import columns_of
+from mocli.tasks.prepare.plan import Aim
 from mocli.tasks.run.frame import Foresight, Verb, perform
 from mocli.tasks.run.paths import STACKS
 from mocli.tasks.run.request import Request, Result, subcommand

@@ -12,8 +12,7 @@ from mocli.options import Options, option
 from mocli.types import Route
 
 if TYPE_CHECKING:
-    from mocli.tasks.impute.groupcolumn import Groups
-    from mocli.tasks.impute.holdout import HoldOut
+    from mocli.tasks.impute.holdout import Groups, HoldOut
 else:  # heavy: read when the options are made
     Groups = HoldOut = Any
 
@@ -67,7 +66,7 @@ class ImputeOptions(Options):
         "model (with --to the --from modality) or by imputed values (with --evaluate), and by measured "
         "ones (OUT.groups.tsv)",
         marks="advanced",
-        parse="mocli.tasks.impute.groupcolumn:Groups.parse",
+        parse="mocli.tasks.impute.holdout:Groups.parse",
     )
     hold_out: HoldOut = option(
         "--hold-out SHARE|COLUMN=VALUE",

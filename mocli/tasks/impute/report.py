@@ -10,11 +10,11 @@ from mocli.metrics import imputation as figures
 from mocli.metrics.imputation import FeatureAccuracy
 from mocli.report.figures import Better, Entry, column_table, figure, spoken
 from mocli.report.figures import table as rows_table
+from mocli.tasks.impute.accuracy import OWN
 from mocli.tasks.impute.check import Checked
-from mocli.tasks.impute.ways import OWN
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.decoder import ValueDecoder
-from mocli.tasks.infer.stacking import StackPredictor
+from mocli.tasks.infer.predictor import StackPredictor
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.stack import WAYS
 from mocli.types import DoubleArray, IntArray

@@ -11,11 +11,11 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.tasks.impute.accuracy import rows_drawn
-from mocli.tasks.impute.groupcolumn import OPTION, Groups, labels_of_sides
+from mocli.tasks.impute.holdout import OPTION, Groups, labels_of_sides
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.infer.align import find_modality
-from mocli.tasks.infer.batch import check_before_training
-from mocli.tasks.infer.direction import (
+from mocli.tasks.infer.decoder import check_before_training
+from mocli.tasks.infer.translation import (
     Direction,
     check_peaks,
     columns_of,
@@ -157,7 +157,7 @@ def _of_model(
     request: Request, options: ImputeOptions, files: list[ModalityFile], task: Task, tell: Tell
 ) -> Direction:
     # imported here: a dry run must not pay for torch
-    from mocli.tasks.trained.obtain import load_given
+    from mocli.tasks.trained.train import load_given
 
     assert options.from_model is not None
     saved = load_given(tell, request, options.from_model, task, files)

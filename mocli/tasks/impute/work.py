@@ -10,30 +10,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mocli.data.files.inmemory import of_anndata
+from mocli.data.files.modality import of_anndata
 from mocli.errors import UsageError
 from mocli.models.base import Decodes
 from mocli.models.registry import models_that
-from mocli.tasks.impute.denoise import Denoised
-from mocli.tasks.impute.draw import check_draws
+from mocli.tasks.impute.denoise import Denoised, check_draws
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
-from mocli.tasks.infer.batch import in_new_batch
-from mocli.tasks.infer.decoder import cannot_decode
-from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
+from mocli.tasks.infer.decoder import cannot_decode, in_new_batch
 from mocli.tasks.infer.predictor import in_words, placed_by, readout_from
 from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
-from mocli.tasks.infer.translation import Translation, choose
-from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.infer.translation import Direction, Translation, choose, columns_of, direction_of_model
+from mocli.tasks.prepare.plan import Aim
 from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.calibration import fitting, load_calibrations
-from mocli.tasks.trained.obtain import obtain
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
-from mocli.tasks.trained.train import Trained
+from mocli.tasks.trained.train import Trained, obtain
 from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
 
 if TYPE_CHECKING:

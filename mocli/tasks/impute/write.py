@@ -13,10 +13,10 @@ from mocli.data.write.blocks import Block, NewModality, Written
 from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, write_file, write_h5ad
 from mocli.report import featureplots, html
-from mocli.report.wording import size
+from mocli.report.figures import size
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
-from mocli.tasks.impute.draw import Sampler
+from mocli.tasks.impute.denoise import Sampler
 from mocli.tasks.impute.report import report_figures, report_route, tabulate
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.align import Aligned

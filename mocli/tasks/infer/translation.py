@@ -1,30 +1,249 @@
-"""A translation: cells of one modality in a model, and the values of another modality that it predicts."""
+"""A translation: which modality is imputed from which, the cells in a model, the values it gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from mocli.data.features.index import Features, features_of
+from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
-from mocli.errors import InputError
-from mocli.tasks.infer.align import Aligned, align
-from mocli.tasks.infer.batch import own_batches
-from mocli.tasks.infer.decoder import ValueDecoder
-from mocli.tasks.infer.direction import Direction
-from mocli.tasks.infer.place import place_cells
-from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells
-from mocli.tasks.infer.stacking import StackPredictor, cells_of_file, distance_in_latent
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.infer.align import Aligned, align, check_modality, find_modality
+from mocli.tasks.infer.decoder import ValueDecoder, own_batches
+from mocli.tasks.infer.predictor import (
+    Predictor,
+    StackPredictor,
+    cells_of_file,
+    choose_predictor,
+    distance_in_latent,
+    of_cells,
+)
+from mocli.tasks.infer.query import place_cells
+from mocli.tasks.prepare.pairing import Relation
+from mocli.tasks.prepare.plan import known_pairs
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
-from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
+from mocli.tasks.trained.latent import SourceCells
 from mocli.tasks.trained.saved import SavedModel
-from mocli.types import CSR, FloatArray, IntArray, Route
+from mocli.types import CSR, BoolArray, FloatArray, IntArray, ModalityKind, Route
+
+MIN_TRAINED = 2
+"""Fewest modalities for a training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """The source and the target modality, settled before anything is trained.
+
+    Attributes:
+        target_file: None where a model knows the modality and no input holds it.
+        saved: The model given, None where one is to be trained.
+    """
+
+    source: str
+    target: str
+    source_file: ModalityFile
+    target_file: ModalityFile | None
+    saved: SavedModel | None
+
+    @property
+    def target_names(self) -> list[str]:
+        """All features of the target by name, in the order the model has, or will have."""
+        if self.saved is not None:
+            return list(self.saved.modalities[self.target]["var_names"])
+        assert self.target_file is not None
+        return list(map(str, self.target_file.var.index))
+
+    def features(self, var_key: str | None) -> tuple[Features, Features]:
+        """Return the features of target and source in the order the model has, or will have."""
+        files = [f for f in (self.target_file, self.source_file) if f is not None]
+        if self.saved is not None:
+            order = {f: self.saved.modalities[n]["var_names"] for n, f in self._files()}
+            files = [
+                replace(f, var=f.var[~f.var.index.duplicated()].reindex([str(n) for n in order[f]]))
+                for f in files
+            ]
+        features = features_of(files, var_key=var_key)
+        if self.target_file is None:
+            assert self.saved is not None
+            entry = self.saved.modalities[self.target]
+            return Features(self.target, ModalityKind(entry["kind"]), tuple(entry["var_names"])), features[0]
+        return features[0], features[1]
+
+    def _files(self) -> list[tuple[str, ModalityFile]]:
+        both = ((self.target, self.target_file), (self.source, self.source_file))
+        return [(name, f) for name, f in both if f is not None]
+
+
+def likely_direction(
+    source: str | None, target: str | None, kinds: Mapping[str, ModalityKind]
+) -> tuple[str | None, str | None]:
+    """Fill in a missing side: expression from accessibility, else proteins from expression."""
+
+    def only(other: str | None, *wanted: ModalityKind) -> str | None:
+        names = [name for name, kind in kinds.items() if kind in wanted and name != other]
+        return names[0] if len(names) == 1 else None
+
+    if source is None:
+        source = only(target, ModalityKind.ATAC) or only(target, ModalityKind.RNA)
+    if target is None:
+        target = only(source, ModalityKind.RNA) or only(source, ModalityKind.PROT, ModalityKind.CYTO)
+    return source, target
+
+
+def check_peaks(kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]) -> None:
+    """Raise `UsageError` where peaks are given to a model that was trained without any."""
+    peak_names = [f.name for f in files if f.kind is ModalityKind.ATAC]
+    if peak_names and ModalityKind.ATAC not in kinds.values():
+        raise UsageError(
+            f"the model was trained without peaks, but '{peak_names[0]}' holds peaks",
+            field="--from-model",
+            found=", ".join(kinds),
+            hint="use a model of expression and accessibility, or give --from and --to",
+        )
+
+
+def direction_of_inputs(source: str | None, target: str | None, names: Sequence[str]) -> tuple[str, str]:
+    """Return source and target among the inputs.
+
+    Raises `UsageError`: a name that no input has, an ambiguous choice, or a single input.
+    """
+    if len(names) < MIN_TRAINED and (source is None or source != target):
+        raise UsageError(
+            "imputation needs a trained model, or two modalities to train one on",
+            field="--from-model",
+            found=f"no model, and only {', '.join(names)}",
+            hint="add --from-model DIR, or the other modality and --links",
+        )
+    for name, option in ((source, "--from"), (target, "--to")):
+        if name is not None and name not in names:
+            raise UsageError(
+                f"'{name}' is not among the inputs",
+                field=option,
+                found=", ".join(names),
+                hint=did_you_mean(name, names, "modalities"),
+            )
+    return _settled(source, target, names)
+
+
+def direction_of_model(
+    source: str | None, target: str | None, saved: SavedModel, files: Sequence[ModalityFile]
+) -> tuple[str, str]:
+    """Return source and target among the modalities of a model.
+
+    Raises `UsageError`: a name that the model does not have, or an ambiguous choice.
+    """
+    names = list(saved.modalities)
+    if source is not None:
+        check_modality(saved, source, "--from")
+    if target is not None:
+        check_modality(saved, target, "--to")
+    if source is None:
+        measured = [name for name in names if find_modality(files, name, saved) is not None]
+        others = [name for name in measured if name != target]
+        source = others[0] if len(others) == 1 else None
+    return _settled(source, target, names)
+
+
+def _settled(source: str | None, target: str | None, names: Sequence[str]) -> tuple[str, str]:
+    if source is None and target is not None and len(names) == 2:
+        source = next((n for n in names if n != target), None)
+    if target is None and source is not None and len(names) == 2:
+        target = next((n for n in names if n != source), None)
+    if source is None or target is None:
+        raise UsageError(
+            "say which modality is imputed from which",
+            field="--from, --to",
+            found=f"--from {source or 'nothing'} --to {target or 'nothing'}",
+            expected=f"two of {', '.join(names)}",
+            hint=f"for example --from {names[0]} --to {names[-1]}; "
+            f"--from {names[0]} --to {names[0]} denoises",
+        )
+    return source, target
+
+
+def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
+    """Return which of the names are asked for, in the order asked; all where none is.
+
+    Raises `InputError`: the target does not have one of the features.
+    """
+    where = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in features if name not in where]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=_like(unknown[0], names),
+        )
+    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _like(name: str, names: Sequence[str]) -> str:
+    holding = [n for n in names if name.casefold() in n.casefold()][:3]
+    if holding:
+        return "did you mean " + " or ".join(repr(n) for n in holding) + "?"
+    return did_you_mean(name, names, "features")
+
+
+def shared_cells(
+    files: Sequence[ModalityFile],
+    relation: Relation | None,
+    pair_key: str | None,
+    source: ModalityFile,
+    target: ModalityFile | None,
+) -> IntArray:
+    """Return rows of the same cell in source and target, `(n, 2)`."""
+    none = np.zeros((0, 2), dtype=np.int64)
+    if relation is None or target is None or source is target:
+        return none
+    pairs = known_pairs(files, relation, pair_key)
+    if (source.name, target.name) in pairs:
+        return pairs[source.name, target.name]
+    if (target.name, source.name) in pairs:
+        return pairs[target.name, source.name][:, ::-1]
+    return none
+
+
+def rows_lacking(n: int, pairs: IntArray, compared: IntArray) -> BoolArray:
+    """Return which of n cells of the source lack the target, `(n,)`.
+
+    Args:
+        pairs: Rows of the same cell in source and target, `(n_pairs, 2)`.
+        compared: Rows of `pairs` whose target is hidden for a comparison: these lack it too.
+    """
+    lacks = np.ones(n, dtype=bool)
+    lacks[pairs[:, 0]] = False
+    lacks[pairs[compared, 0]] = True
+    return lacks
+
+
+def comparable_target(
+    saved: SavedModel, target: str, file: ModalityFile, layers: Mapping[str, str], warn: Callable[[str], None]
+) -> ModalityFile | None:
+    """Return the target's file if its features are the model's; else None, with a log line."""
+    try:
+        align(saved, target, file, layers=layers, warn=lambda _: None)
+    except InputError as error:
+        warn(f"{error.message}: its values are ignored")
+        return None
+    return file
+
+
+def seen_in_training(saved: SavedModel, files: Sequence[ModalityFile]) -> bool:
+    """Say whether a model was trained on one of these same files."""
+    trained_on = set(saved.description.get("trained_on", []))
+    return bool(trained_on) and any(
+        sha256(path) in trained_on for path in {p for f in files for p in f.paths}
+    )
 
 
 class Chosen(NamedTuple):

@@ -14,13 +14,10 @@ import numpy as np
 
 from mocli.data.bundle import FeatureMatrix, MultiOmics
 from mocli.metrics.embedding import MAX_CELLS
-from mocli.metrics.label_votes import calibration_error
-from mocli.metrics.mapping_score import Labelled, threshold
+from mocli.metrics.label_votes import Labelled, calibration_error, threshold
 from mocli.nn.neighbors import drawn_rows
-from mocli.report.figures import Better, Entry, figure, table
-from mocli.report.wording import plural
-from mocli.tasks.integrate.carried import UNKNOWN, Assigned, Carried, CheckedLabels
-from mocli.tasks.integrate.labelreport import describe_carried
+from mocli.report.figures import Better, Entry, figure, plural, table
+from mocli.tasks.integrate.carried import UNKNOWN, Assigned, Carried, CheckedLabels, describe_carried
 from mocli.tasks.integrate.labels import Labels, ask, carry, electorate, own_codes, placed
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.run.run import Run

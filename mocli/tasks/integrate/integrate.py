@@ -8,8 +8,7 @@ from functools import partial
 from mocli.models.registry import load_class
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import Aim, open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run

@@ -13,12 +13,9 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.metrics.label_votes import forest, vote
-from mocli.metrics.mapping_score import Labelled, threshold
-from mocli.report.figures import Better, figure
-from mocli.report.wording import plural
-from mocli.tasks.integrate.carried import Assigned, Carried
-from mocli.tasks.integrate.labelreport import describe_carried, known_labels
+from mocli.metrics.label_votes import Labelled, forest, threshold, vote
+from mocli.report.figures import Better, figure, plural
+from mocli.tasks.integrate.carried import Assigned, Carried, describe_carried, known_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
@@ -126,7 +123,7 @@ def carry(
     A label of one modality holds for the same cell in another, unless the cells are unpaired. Cells without
     signal neither vote nor get a label: their latent coordinates are not meaningful.
     """
-    from mocli.metrics.mapping_score import Labelled, threshold
+    from mocli.metrics.label_votes import Labelled, threshold
 
     codes_known = own_codes(labels, bundle)
     assigned, below, left_out = {}, {}, {}

@@ -19,8 +19,7 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.mixing import TWINS
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends, Model
-from mocli.models.parameters import as_dict
-from mocli.models.registry import traits_of
+from mocli.models.registry import as_dict, traits_of
 from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
@@ -28,8 +27,8 @@ from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints
 from mocli.tasks.integrate.labels import vote_from_atlas
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import MAX_PICTURE
 from mocli.tasks.integrate.work import Placed, complete
+from mocli.tasks.integrate.write import MAX_PICTURE
 from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.paths import CALIBRATION

@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features, features_of
-from mocli.data.features.proposal import Miss, Proposal, misses
-from mocli.data.features.proteins import link_genes, link_panels
-from mocli.data.files.inputs import open_inputs
-from mocli.data.genome.genes import GeneTable, read_genes
-from mocli.data.genome.loci import (
+from mocli.data.features.genes import GeneTable, read_genes
+from mocli.data.features.index import (
+    FALLBACKS,
+    ColumnMatch,
+    FeatureIndex,
+    Features,
+    Miss,
+    Proposal,
+    features_of,
+    misses,
+)
+from mocli.data.features.intervals import USES, Reach, near_peaks
+from mocli.data.features.loci import (
     PROTEINS,
     doubts,
     gene_loci,
@@ -29,7 +36,8 @@ from mocli.data.genome.loci import (
     protein_loci,
     table_of,
 )
-from mocli.data.genome.near import USES, Reach, near_peaks
+from mocli.data.features.proteins import link_genes, link_panels
+from mocli.data.files.inputs import open_inputs
 from mocli.data.write.outfile import atomic, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.parsing import one_of

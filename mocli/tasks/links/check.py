@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mocli.data.features.index import features_of, nearest_names
-from mocli.data.features.proposal import SUGGESTED
+from mocli.data.features.index import SUGGESTED, features_of, nearest_names
 from mocli.data.files.contents import look
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile

@@ -12,8 +12,7 @@ from mocli.options import Options, option
 from mocli.tasks.run.options import OUTPUT
 
 if TYPE_CHECKING:
-    from mocli.tasks.perturb.cells import Selection
-    from mocli.tasks.perturb.effect import Effect
+    from mocli.tasks.perturb.cells import Effect, Selection
 else:  # heavy: read when an option has a value
     Selection = Effect = Any
 
@@ -84,7 +83,7 @@ class PerturbOptions(Options):
         "--effect EFFECT",
         "towards (what the cells of --to have), scale=SHARE, knockout, log-shift=X (normalised log) or "
         "count-shift=X",
-        parse="mocli.tasks.perturb.effect:Effect.parse",
+        parse="mocli.tasks.perturb.cells:Effect.parse",
         shown="towards with --to and without --truth, else scale=0.5",
     )
     group_key: str | None = option(
@@ -174,7 +173,7 @@ class PerturbOptions(Options):
     @property
     def change(self) -> Effect:
         """How the values of a feature change."""
-        from mocli.tasks.perturb.effect import Effect
+        from mocli.tasks.perturb.cells import Effect
 
         if self.effect is not None:
             return self.effect

@@ -7,8 +7,7 @@ from functools import partial
 
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.subject import among_inputs, in_model
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import Aim, open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
@@ -44,7 +43,7 @@ def _foresee(request: Request, options: PerturbOptions, tell: Tell) -> None:
     files = open_modalities(request.data)
     if options.from_model is not None:
         from mocli.tasks.infer.align import align
-        from mocli.tasks.trained.obtain import foresee_given
+        from mocli.tasks.trained.train import foresee_given
 
         saved = foresee_given(tell, request, options.from_model, Task.PERTURB, files)
         name, file, chosen = in_model(saved, options, files)

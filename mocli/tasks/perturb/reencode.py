@@ -26,12 +26,12 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.batches import Rows, densify
-from mocli.data.transforms.response import RecipeResponse
+from mocli.data.transforms.recipe import RecipeResponse
 from mocli.data.transforms.transform import LOGNORM
 from mocli.models.base import Encodes, EntersLinearly, HasPrior
 from mocli.nn.neighbors import chunks
-from mocli.tasks.infer.place import SLOPES, LatentCells, pull, slopes
-from mocli.tasks.perturb.effect import TOWARDS, Effect
+from mocli.tasks.infer.query import SLOPES, LatentCells, pull, slopes
+from mocli.tasks.perturb.cells import TOWARDS, Effect
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.predict import BLOCK
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray

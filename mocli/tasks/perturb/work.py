@@ -13,35 +13,31 @@ from mocli.data.links.genesets import read_gene_sets
 from mocli.data.transforms.recipe import highly_variable
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Encodes, EntersLinearly
-from mocli.report.wording import plural
+from mocli.report.figures import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
-from mocli.tasks.infer.place import settle_cells
 from mocli.tasks.infer.predictor import in_words
-from mocli.tasks.perturb.cells import CellSets, ChosenCells, split_cells
-from mocli.tasks.perturb.contrast import measured_contrast, with_measured
-from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
-from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
-from mocli.tasks.perturb.null import expression, with_null
+from mocli.tasks.infer.query import settle_cells
+from mocli.tasks.perturb.cells import DOWN, TOWARDS, UP, CellSets, ChosenCells, split_cells
+from mocli.tasks.perturb.effects import Across, Predicted, TargetReader, predict_changes, screen
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.reencode import Replacement, Settled
-from mocli.tasks.perturb.screen import Across, screen
-from mocli.tasks.perturb.shifts import Perturbation
+from mocli.tasks.perturb.shifts import Perturbation, expression, with_null
 from mocli.tasks.perturb.subject import among_inputs, in_model
 from mocli.tasks.perturb.truth import (
     MeasuredChanges,
     Truth,
     compare_with_truth,
+    measured_contrast,
     perturbed_cells,
     true_perturbations,
+    with_measured,
 )
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import Aim, open_modalities
 from mocli.tasks.run.frame import progress
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.trained.obtain import load_given, obtain
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.train import Trained
+from mocli.tasks.trained.train import Trained, load_given, obtain
 from mocli.types import CSR, FloatArray, Task
 
 MOST_VARIABLE = 2000

@@ -10,8 +10,7 @@ import numpy as np
 from mocli.data.files.contents import LayerChoice, choose_layer
 from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.recipe import default_transform, seen
-from mocli.data.transforms.scaler import occurrences
-from mocli.data.transforms.transform import TRANSFORMS
+from mocli.data.transforms.transform import TRANSFORMS, occurrences
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Traits
 from mocli.parsing import one_of

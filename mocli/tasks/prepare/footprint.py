@@ -18,13 +18,11 @@ from mocli.data.packed import BLOCK_VALUES, BLOCKS_TO_FIT
 from mocli.data.transforms.transform import find_transform
 from mocli.errors import EnvironmentProblem, OutOfMemory, UsageError
 from mocli.models.base import ProjectsInput, SmoothsLinks
-from mocli.models.parameters import Sized
-from mocli.models.registry import available
-from mocli.report import wording
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.plan import Plan
+from mocli.models.registry import Sized, available
+from mocli.report import figures
+from mocli.tasks.prepare.plan import Aim, Plan
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.memory import HINT, available_memory, kept_in_memory
+from mocli.tasks.run.guard import HINT, available_memory, kept_in_memory
 from mocli.tasks.run.options import RunOptions, TrainOptions
 from mocli.tasks.run.paths import STACKS, WEIGHTS
 from mocli.tasks.run.run import Run
@@ -118,7 +116,7 @@ class Footprint:
     @property
     def words(self) -> str:
         """Say how much memory the run needs, and when."""
-        return f"about {wording.size(self.peak)} of memory will be needed, most of it while {self.stage}"
+        return f"about {figures.size(self.peak)} of memory will be needed, most of it while {self.stage}"
 
 
 def footprint(plan: Plan, params: object, aim: Aim, *, backed: bool = False) -> Footprint:
@@ -217,12 +215,12 @@ def choose_place(plan: Plan, params: object, aim: Aim, *, limit: float | None, t
         raise EnvironmentProblem(
             "the disk for temporary files is too small",
             file=folder,
-            found=f"{wording.size(free)} free",
-            expected=f"about {wording.size(size.backed)} for cells that stay on disk (--backed)",
+            found=f"{figures.size(free)} free",
+            expected=f"about {figures.size(size.backed)} for cells that stay on disk (--backed)",
             hint="set TMPDIR to a folder with more space, best on a local disk",
         )
-    why = "" if aim.backed else f", as about {wording.size(held.peak)} of memory would be needed for them"
-    tell.say(f"cells stay on disk, packed in {folder} ({wording.size(size.backed)} at most){why}")
+    why = "" if aim.backed else f", as about {figures.size(held.peak)} of memory would be needed for them"
+    tell.say(f"cells stay on disk, packed in {folder} ({figures.size(size.backed)} at most){why}")
     if kept_in_memory(folder):
         tell.warn(f"{folder} is itself kept in memory (tmpfs): set TMPDIR to a folder on a disk")
     return size
@@ -249,12 +247,12 @@ def tell_memory(run: Tell, expected: Footprint) -> None:
             "this run would need more memory than it may use",
             field="--max-memory",
             found=f"{expected.words}; an estimate, right within a factor of two",
-            expected=f"at most {wording.size(limit)}",
+            expected=f"at most {figures.size(limit)}",
             hint=HINT,
         )
     free = available_memory()
     if free is not None and expected.peak > free:
-        run.warn(f"{expected.words}, and {wording.size(free)} are free: {HINT}")
+        run.warn(f"{expected.words}, and {figures.size(free)} are free: {HINT}")
 
 
 MS_PER_PRODUCT = 2e-7

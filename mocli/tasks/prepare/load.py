@@ -10,7 +10,7 @@ import numpy as np
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.data.files.contents import Health, check_values
 from mocli.data.links.edges import Aggregation, EdgeLinks
-from mocli.data.links.matrices import read_linked
+from mocli.data.links.route import read_linked
 from mocli.data.packed import PackedRows, rows_at_a_time
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform

@@ -15,7 +15,7 @@ from mocli.data.files.inspect import batch_like, conditions_told_by, nesting, te
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import column_of_each, find_column, find_labels
 from mocli.errors import InputError, some
-from mocli.report.wording import plural
+from mocli.report.figures import plural
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
 

@@ -1,4 +1,4 @@
-"""What a run will do, decided from metadata and a sample of the values: layers, links, pairing, model."""
+"""What a run will do, decided from metadata and a sample of the values: layers, links, pairing, the aim."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from mocli.data.features.index import features_of
+from mocli.data.features.index import Features, features_of
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.joined import JoinedModality, join
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column, name_of_column
 from mocli.data.files.text import text_lines
-from mocli.data.links.edges import EdgeLinks
+from mocli.data.links.edges import EdgeLinks, match_links, tables_of
 from mocli.data.links.genesets import memberships, read_gene_sets
 from mocli.data.links.linktable import LinkTable
-from mocli.data.links.matrices import MatrixLinks
+from mocli.data.links.route import MatrixLinks, MatrixRoute, matrix_links, parse_route
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Traits
 from mocli.models.registry import available
 from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
-from mocli.tasks.prepare.links import Linked, find_links
 from mocli.tasks.prepare.obscolumns import (
     Columns,
     confounded,
@@ -39,6 +38,90 @@ from mocli.tasks.prepare.pairing import Relation, index_map, relate_files, true_
 from mocli.tasks.prepare.select import Demands, choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """The links from `--links`.
+
+    Attributes:
+        tables: As read; the first features as a table of positions.
+        edges: What the tables link.
+        matrices: Pairs of modalities that matrices link.
+    """
+
+    tables: tuple[LinkTable, ...] = ()
+    edges: tuple[EdgeLinks, ...] = ()
+    matrices: tuple[MatrixLinks, ...] = ()
+
+
+def find_links(
+    texts: Sequence[str],
+    files: Sequence[ModalityFile],
+    features: Sequence[Features],
+    say: Callable[[str], None],
+) -> Linked:
+    """Read and match everything that `--links` names, and make sure that it reaches every modality.
+
+    Raises:
+        UsageError: An invalid route, or two modalities linked by matrices and by something else.
+        InputError: See `match_links` and `matrix_links`; a modality, or a group of them, that no link
+            reaches.
+    """
+    routes = [parse_route(text) for text in texts]
+    tables = tuple(tables_of(routes, features))
+    edges = tuple(match_links(tables, features, log=say)) if tables else ()
+    matrices: list[MatrixLinks] = []
+    for route in routes:
+        if isinstance(route, MatrixRoute):
+            matrices += matrix_links(route, files)
+    joined = [edge.edge for edge in edges]
+    for links in matrices:
+        if links.edge in joined:
+            raise UsageError(
+                f"'{links.source}' and '{links.target}' are linked twice, once by matrices",
+                field="--links",
+                found=links.text,
+                hint="matrices must be the only link between two modalities: leave out the other links",
+            )
+        joined.append(links.edge)
+    for summary in (*(edge.summary() for edge in edges), *(links.summary() for links in matrices)):
+        say(summary)
+    if joined:
+        _check_reach(joined, [file.name for file in files])
+    elif routes:
+        raise InputError(
+            "links join two modalities, but the inputs hold only one", field="--links", found=files[0].name
+        )
+    return Linked(tables, edges, tuple(matrices))
+
+
+def _check_reach(joined: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
+    unlinked = [name for name in names if not any(name in edge for edge in joined)]
+    if unlinked:
+        raise InputError(
+            f"no link reaches the modality {' or '.join(repr(name) for name in unlinked)}",
+            field="--links",
+            hint="add a table that links it to another modality, or leave the modality out",
+        )
+    groups = _connected(joined)
+    if len(groups) > 1:
+        raise InputError(
+            "the links leave the modalities in groups that are not connected",
+            field="--links",
+            found="; ".join(" - ".join(sorted(group)) for group in groups),
+            expected="a chain of links from every modality to every other",
+            hint="add a table between two of the groups, or integrate them separately",
+        )
+
+
+def _connected(edges: Sequence[tuple[str, str]]) -> list[set[str]]:
+    groups: list[set[str]] = []
+    for edge in edges:
+        touched = [group for group in groups if group & set(edge)]
+        groups = [group for group in groups if group not in touched]
+        groups.append(set(edge).union(*touched))
+    return groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,3 +387,48 @@ def _warnings(
     if "counts as chance" in relation.reason:
         warnings.append(relation.reason + "; cells are named modality:cell in the output")
     return tuple(warnings)
+
+
+FEWEST_PAIRS = 50
+"""Cells measured in both, below which nothing is stacked, and no readout fitted to places by one modality."""
+MOST_PAIRS = 5_000
+"""Cells measured in both that are fitted to; of more, so many drawn at random."""
+MOST_FEATURES = 2_500
+"""Features of a target to which an integration keeps a stack: wider ones take minutes, and 100 MB."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a model is trained for: what memory and time after its training depend on.
+
+    Attributes:
+        target: The modality that is imputed; None where none is, or where it is not known.
+        silenced: Genes that will fall silent one by one, as many as are asked for, or 0.
+        backed: Whether cells stay on disk; None: if they need more memory than the run may use.
+        stacked: Whether an integration keeps stacks.
+    """
+
+    task: Task
+    target: str | None = None
+    silenced: int = 0
+    backed: bool | None = False
+    stacked: bool = True
+
+    def stacks(self, plan: Plan) -> list[tuple[int, int]]:
+        """Return cells and features of every stack that will be fitted (`mocli.tasks.infer.stackfitting`)."""
+        if plan.relation.pairing is Pairing.UNPAIRED:
+            return []
+        width = {choice.file.name: choice.file.n_vars for choice in plan.choices}
+        targets = [
+            (target, min(len(rows), MOST_PAIRS))
+            for pair, rows in plan.pairs.items()
+            if len(rows) >= FEWEST_PAIRS
+            for target in pair
+        ]
+        if self.task is Task.INTEGRATE:
+            targets = targets if self.stacked else []
+            return [(n, width[target]) for target, n in targets if width[target] <= MOST_FEATURES]
+        if self.task is not Task.IMPUTE:
+            return []
+        wanted = [(n, width[target]) for target, n in targets if self.target in (None, target)]
+        return [max(wanted, key=lambda stack: stack[1])] if wanted else []

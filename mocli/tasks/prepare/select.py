@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 
 from mocli.errors import UsageError
 from mocli.models.base import Traits
-from mocli.models.parameters import params_class
-from mocli.models.registry import available, traits_of
+from mocli.models.registry import available, params_class, traits_of
 from mocli.tasks.run.options import BEST, UNNAMED, DataOptions, TrainOptions
 from mocli.tasks.run.paths import read_description
 from mocli.types import ModalityKind, Pairing, Task

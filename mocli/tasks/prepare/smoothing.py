@@ -19,7 +19,7 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.transforms.components import Components, are_components, principal_scores, without_averaging
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
-from mocli.nn.nearest.nearby import nearby_blocks
+from mocli.nn.nearby import nearby_blocks
 from mocli.nn.neighbors import chunks, drawn_rows, knn, without_self
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from mocli.data.genome.vicinity import Vicinity
+from mocli.data.features.loci import Vicinity
 from mocli.errors import InputError
 from mocli.metrics.correlation import empirical_p, false_discovery_rate, outlier_p, unit_dense, unit_sparse
 from mocli.tasks.relate.scope import ALL, FeaturePairs, Scope

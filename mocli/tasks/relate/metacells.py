@@ -21,7 +21,7 @@ from scipy import sparse
 from mocli.data.batches import densify
 from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.tasks.relate.scope import FeaturePairs
-from mocli.tasks.trained.coordinates import SourceCells, View
+from mocli.tasks.trained.latent import SourceCells, View
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FEWEST_CELLS = 100

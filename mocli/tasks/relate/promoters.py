@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mocli.data.genome.vicinity import Vicinity
+from mocli.data.features.loci import Vicinity
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.types import BoolArray, DoubleArray, IntArray
 

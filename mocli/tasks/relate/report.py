@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.data.genome.vicinity import Vicinity
+from mocli.data.features.loci import Vicinity
 from mocli.data.write.outfile import write_tsv
 from mocli.errors import some
 from mocli.report.figures import Entry, column_table, figure, spoken

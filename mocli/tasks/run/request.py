@@ -14,8 +14,7 @@ from mocli import __version__
 from mocli.data.files.inputs import sha256
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
-from mocli.models.parameters import as_dict, resolve
-from mocli.models.registry import available
+from mocli.models.registry import as_dict, available, resolve
 from mocli.options import Options, declared_in, parameters_section, plain, signature_of, sort_into
 from mocli.tasks.run.options import UNNAMED, DataOptions, OutputOptions, RunOptions, TrainOptions
 from mocli.tasks.run.paths import command_line

@@ -24,20 +24,23 @@ from mocli import __version__
 from mocli.data.files.inputs import sha256
 from mocli.errors import ENDING, Interrupted, MocliError, Signalled
 from mocli.log import logger, open_log
-from mocli.models.parameters import as_dict
-from mocli.report import wording
-from mocli.report.schema import Report
+from mocli.models.registry import as_dict
+from mocli.report.figures import size
+from mocli.report.file import Report
 from mocli.tasks.run.guard import (
+    MemoryLimit,
     Stamp,
+    available_memory,
+    check_addresses,
     check_unchanged,
     clear_mark,
     locked,
     mark,
     remove_leftovers,
+    return_large_blocks,
     stamp,
     unfinished,
 )
-from mocli.tasks.run.memory import MemoryLimit, available_memory, check_addresses, return_large_blocks
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
 from mocli.types import FloatArray
@@ -45,7 +48,7 @@ from mocli.types import FloatArray
 if TYPE_CHECKING:
     import torch
 
-    from mocli.train.ranks import Ranks
+    from mocli.train.device import Ranks
 
 VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "scikit-learn")
 
@@ -98,8 +101,7 @@ class Run:
         return_large_blocks()
         # imported here: a dry run must not pay for torch
         from mocli.train.checkpoint import FILE as CHECKPOINT
-        from mocli.train.device import choose_device, choose_threads, describe, torch_settings
-        from mocli.train.ranks import join
+        from mocli.train.device import choose_device, choose_threads, describe, join, torch_settings
 
         options = self.options
         with self._reported():
@@ -370,4 +372,4 @@ def digest(latent: Mapping[str, FloatArray]) -> str:
 
 def _free_memory() -> str:
     free = available_memory()
-    return "an unknown amount" if free is None else wording.size(free)
+    return "an unknown amount" if free is None else size(free)

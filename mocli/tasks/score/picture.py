@@ -16,13 +16,13 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import Codes, FeatureMatrix, MultiOmics
 from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obsm import open_obsm
+from mocli.data.files.obs import open_obsm
 from mocli.errors import InputError
-from mocli.nn.nearest.nearby import nearby
+from mocli.nn.nearby import nearby
 from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.report import featureplots, scatter
 from mocli.report.html import Drawn
-from mocli.tasks.run.memory import return_freed_memory
+from mocli.tasks.run.guard import return_freed_memory
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 N_NEIGHBORS = 30

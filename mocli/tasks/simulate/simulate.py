@@ -8,8 +8,7 @@ from functools import partial
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.plan import make_plan, open_modalities
+from mocli.tasks.prepare.plan import Aim, make_plan, open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
@@ -49,7 +48,7 @@ def _foresee(request: Request, options: SimulateOptions, tell: Tell) -> None:
         foresee_training(request, Aim(Task.SIMULATE), tell, files)
         return
     from mocli.tasks.simulate.groups import component_shares, settle, tell_groups
-    from mocli.tasks.trained.obtain import foresee_given
+    from mocli.tasks.trained.train import foresee_given
 
     saved = foresee_given(tell, request, options.from_model, Task.SIMULATE, files)
     tell_groups(settle(saved, options, component_shares(saved)), tell.say, tell.warn)
@@ -58,8 +57,8 @@ def _foresee(request: Request, options: SimulateOptions, tell: Tell) -> None:
 def _work(request: Request, options: SimulateOptions, run: Run) -> None:
     from mocli.tasks.simulate.work import Simulated, place_cells
     from mocli.tasks.simulate.write import deliver
-    from mocli.tasks.trained.obtain import obtain
     from mocli.tasks.trained.record import describe_given
+    from mocli.tasks.trained.train import obtain
 
     files = open_modalities(request.data) if request.data.inputs else []
     if options.from_model is None:

@@ -18,12 +18,16 @@ from mocli.nn.neighbors import chunks
 from mocli.tasks.simulate.groups import (
     CellGroup,
     SimulationPlan,
+    about_the_mean,
     atlas_of,
     component_shares,
+    draw_sources,
+    library_sizes,
     settle,
+    smoothed,
     tell_groups,
+    variance_ratio,
 )
-from mocli.tasks.simulate.latents import about_the_mean, draw_sources, library_sizes, smoothed, variance_ratio
 from mocli.tasks.simulate.options import AS_SOURCE, AVERAGE, SimulateOptions
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.predict import cluster_cells

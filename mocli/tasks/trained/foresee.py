@@ -10,11 +10,9 @@ from typing import Any
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.base import Traits
-from mocli.models.parameters import as_dict, resolve
-from mocli.models.registry import available
-from mocli.tasks.prepare.aim import Aim
+from mocli.models.registry import as_dict, available, resolve
 from mocli.tasks.prepare.footprint import choose_place, duration
-from mocli.tasks.prepare.plan import Plan, make_plan
+from mocli.tasks.prepare.plan import Aim, Plan, make_plan
 from mocli.tasks.prepare.select import problem_with
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.paths import read_description

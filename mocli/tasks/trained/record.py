@@ -11,7 +11,7 @@ import numpy as np
 from mocli.data.files.contents import Health
 from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
-from mocli.data.links.matrices import MATRICES
+from mocli.data.links.route import MATRICES
 from mocli.data.transforms.recipe import Recipe
 from mocli.models.base import SOLVED, Traits
 from mocli.models.registry import traits_of

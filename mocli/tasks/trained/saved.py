@@ -22,8 +22,7 @@ from mocli.data.transforms.recipe import Recipe
 from mocli.errors import InputError, MocliError
 from mocli.leftovers import temporary_beside
 from mocli.models.base import Model
-from mocli.models.parameters import as_dict, resolve, saved_params
-from mocli.models.registry import load_class, traits_of
+from mocli.models.registry import as_dict, load_class, resolve, saved_params, traits_of
 from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import Reference

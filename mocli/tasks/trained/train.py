@@ -1,10 +1,11 @@
-"""Build a model for prepared data, train it, encode with it: shared by every task that trains."""
+"""Build a model for prepared data, train it, encode with it; or load the one that is given."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,23 @@ import torch
 from mocli import __version__
 from mocli.data.bundle import MultiOmics
 from mocli.data.files.modality import ModalityFile
+from mocli.errors import UsageError
 from mocli.models.base import Draws, Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
-from mocli.models.parameters import as_dict, resolve
-from mocli.models.registry import load_class
+from mocli.models.registry import as_dict, available, load_class, resolve, traits_of
 from mocli.options import plain
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.footprint import choose_place, duration, tell_duration, tell_memory
+from mocli.tasks.prepare.footprint import (
+    choose_place,
+    duration,
+    footprint_of_given,
+    tell_duration,
+    tell_memory,
+)
 from mocli.tasks.prepare.load import Prepared, load
-from mocli.tasks.prepare.pairdoubt import doubtful_pairs
-from mocli.tasks.prepare.plan import Plan
+from mocli.tasks.prepare.pairing import doubtful_pairs
+from mocli.tasks.prepare.plan import Aim, Plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.memory import return_freed_memory
+from mocli.tasks.run.guard import return_freed_memory
 from mocli.tasks.run.options import TrainOptions
 from mocli.tasks.run.paths import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request
@@ -40,14 +46,14 @@ from mocli.tasks.trained.record import (
     warn_batches,
     warn_small,
 )
-from mocli.tasks.trained.saved import save_model
+from mocli.tasks.trained.saved import SavedModel, load_model, save_model
 from mocli.tasks.trained.start import InitialModel, frozen_record
 from mocli.train.captured import CudaGraphs, Recorder
 from mocli.train.checkpoint import Checkpoints
-from mocli.train.freeze import names_of
 from mocli.train.loop import Fitted, Training, fit
+from mocli.train.optim import names_of
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
-from mocli.types import Preset
+from mocli.types import Preset, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,3 +320,62 @@ def keep_model(
     atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
     save_model(run.paths.model, model, plan, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)
     run.keep(run.paths.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Obtained:
+    """A model with everything needed to use it.
+
+    `trained`: the training, if it was in this run.
+    """
+
+    saved: SavedModel
+    trained: Trained | None = None
+
+
+def obtain(
+    run: Run, request: Request, from_model: Path | None, aim: Aim, files: Sequence[ModalityFile]
+) -> Obtained:
+    """Load the model of a folder, or train one on the files where no folder is given.
+
+    Raises `InputError` or `UsageError`: the folder holds no model, or one that cannot do the task; the files
+    cannot be trained on.
+    """
+    if from_model is not None:
+        return Obtained(load_given(run, request, from_model, aim.task, files))
+    trained = train_model(run, request, aim, files)
+    saved = load_model(run.paths.model)
+    run.add_output(run.paths.model, "the trained model")
+    return Obtained(saved, trained)
+
+
+def load_given(
+    tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
+) -> SavedModel:
+    """Load a model that is trained already, and say which options have no effect on it."""
+    saved = load_model(from_model)
+    tell.say(f"model: {saved.description['model']} from {from_model}")
+    for note in (note for f in files for note in f.notes):
+        tell.say(note)
+    check_task(saved.description["model"], task)
+    tell_memory(tell, footprint_of_given(files, from_model, task))
+    request.tell_unused(tell.warn)
+    return saved
+
+
+def foresee_given(
+    tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
+) -> SavedModel:
+    """Log what is given; a dry run opens all that the run opens, including a model's weights."""
+    for f in files:
+        tell.say(f.summary)
+    return load_given(tell, request, from_model, task, files)
+
+
+def check_task(model: str, task: Task) -> None:
+    """Raise `UsageError` where a model cannot do a task; the message names those that can."""
+    if task not in traits_of(model).tasks:
+        able = [name for name, traits in available().items() if task in traits.tasks]
+        raise UsageError(
+            f"{model} cannot {task}", field="--from-model", hint="these models can: " + ", ".join(able)
+        )

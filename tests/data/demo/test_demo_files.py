@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.demo.files import write_demo
-from mocli.data.demo.tissue import TYPES
+from mocli.data.demo import TYPES, write_demo
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import Recipe, RecipeOptions
 from mocli.errors import UsageError

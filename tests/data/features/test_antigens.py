@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.data.features.antigennames import is_control, key
 from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.proteins import (
     Antigen,
     AntigenTable,
     antigen_table,
+    is_control,
     is_mouse,
+    key,
     link_genes,
     link_panels,
 )

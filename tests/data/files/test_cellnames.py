@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.files.cellnames import are_running_numbers
-from mocli.data.files.inputs import open_inputs
+from mocli.data.files.inputs import are_running_numbers, open_inputs
 from mocli.data.write.write import Added, write_file
 from mocli.tasks.prepare.pairing import relate, relate_files
 from mocli.types import Pairing

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files import vet
+from mocli.data.files import hdf5
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.inputs import open_inputs
-from mocli.data.files.obsm import read_coordinates
+from mocli.data.files.obs import read_coordinates
 from mocli.errors import InputError
 
 
@@ -127,7 +127,7 @@ def test_what_only_a_reference_leads_to_is_looked_at(file, tmp_path):
 
 @pytest.mark.parametrize("ends", [lambda h5: os._exit(0), lambda h5: 1 / 0])
 def test_a_file_of_which_the_child_says_nothing_is_refused(file, monkeypatch, ends):
-    monkeypatch.setattr(vet, "_look_through", ends)
+    monkeypatch.setattr(hdf5, "_look_through", ends)
     for _ in range(2):
         with pytest.raises(InputError, match="damaged") as error, open_h5(file):
             pass
@@ -138,7 +138,7 @@ def test_a_file_that_could_not_be_opened_once_is_looked_through_later(file, monk
     with h5py.File(file, "r+") as h5:
         link(h5, "secret.h5")
     with monkeypatch.context() as patch:
-        patch.setattr(vet, "_answer", lambda path: {"closed": [errno.EAGAIN, "unable to lock file"]})
+        patch.setattr(hdf5, "_answer", lambda path: {"closed": [errno.EAGAIN, "unable to lock file"]})
         with pytest.raises(InputError, match="locked"), open_h5(file):
             pass
     with pytest.raises(InputError, match="another file"), open_h5(file):
@@ -192,15 +192,15 @@ def test_a_file_in_which_hdf5_never_ends_is_damaged(file, monkeypatch):
         while True:
             pass
 
-    monkeypatch.setattr(vet, "CPU_SECONDS", 1)
-    monkeypatch.setattr(vet, "_look_through", forever)
+    monkeypatch.setattr(hdf5, "CPU_SECONDS", 1)
+    monkeypatch.setattr(hdf5, "_look_through", forever)
     with pytest.raises(InputError, match="damaged") as error, open_h5(file):
         pass
     assert "does not finish reading" in error.value.found
 
 
 def test_a_file_that_makes_hdf5_crash_is_damaged(file, monkeypatch):
-    monkeypatch.setattr(vet, "_look_through", lambda h5: os.kill(os.getpid(), 11))
+    monkeypatch.setattr(hdf5, "_look_through", lambda h5: os.kill(os.getpid(), 11))
     with pytest.raises(InputError, match="damaged") as error, open_h5(file):
         pass
     assert "crashes" in error.value.found

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from mocli.data.files.inmemory import of_anndata
+from mocli.data.files.modality import of_anndata
 
 
 def test_values_that_are_stored_twice_are_added():

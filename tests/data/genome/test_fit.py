@@ -4,15 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mocli.data.features.genes import GeneTable, builds_of, fit_of, read_genes
 from mocli.data.features.index import Features, features_of
-from mocli.data.features.intervals import parse_intervals
+from mocli.data.features.intervals import Reach, parse_intervals
+from mocli.data.features.loci import Loci, find_vicinity, has_places, intervals_of
+from mocli.data.features.loci import doubts as loci_doubts
 from mocli.data.files.inputs import open_inputs
-from mocli.data.genome.fit import builds_of, fit_of
-from mocli.data.genome.genes import GeneTable, read_genes
-from mocli.data.genome.loci import Loci, has_places, intervals_of
-from mocli.data.genome.loci import doubts as loci_doubts
-from mocli.data.genome.near import Reach
-from mocli.data.genome.vicinity import find_vicinity
 from mocli.errors import InputError
 from mocli.tasks.links.build import link_peaks
 from mocli.types import ModalityKind

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from mocli.data.genome.genes import read_genes
+from mocli.data.features.genes import read_genes
 from mocli.errors import InputError
 
 GTF = """\

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocli.data.genome.near import Reach, near_peaks, promoters_hit
+from mocli.data.features.intervals import Reach, near_peaks, promoters_hit
 
 GENE = st.tuples(
     st.sampled_from(["chr1", "chr2", "chr3"]), st.integers(0, 300), st.integers(1, 120), st.sampled_from("+-")

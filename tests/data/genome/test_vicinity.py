@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mocli.data.features.genes import GeneTable, read_genes
 from mocli.data.features.index import Features
-from mocli.data.genome.genes import GeneTable, read_genes
-from mocli.data.genome.vicinity import find_vicinity
+from mocli.data.features.loci import find_vicinity
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 

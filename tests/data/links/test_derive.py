@@ -3,8 +3,8 @@
 import pandas as pd
 
 from mocli.data.features.index import Features
-from mocli.data.genome.loci import has_places, table_of
-from mocli.data.genome.near import Reach
+from mocli.data.features.intervals import Reach
+from mocli.data.features.loci import has_places, table_of
 from mocli.tasks.links.build import build_links, link_peaks
 from mocli.types import ModalityKind
 

@@ -11,8 +11,7 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.data.files.inputs import open_inputs
-from mocli.data.links.matrices import matrix_links, read_linked
-from mocli.data.links.route import parse_route
+from mocli.data.links.route import matrix_links, parse_route, read_linked
 from mocli.errors import InputError, UsageError
 
 RNG = np.random.default_rng(0)

@@ -13,8 +13,7 @@ from mocli.data.batches import densify
 from mocli.data.transforms.components import Lsi, tfidf
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform, highly_variable, seen
-from mocli.data.transforms.scaler import moments
-from mocli.data.transforms.transform import LOGNORM, TRANSFORMS, Transform
+from mocli.data.transforms.transform import LOGNORM, TRANSFORMS, Transform, moments
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
@@ -107,7 +106,7 @@ def test_target_sum_is_measured_on_training_cells_and_kept_for_new_ones():
 
 
 def test_moments_of_sparse_columns_are_those_of_numpy(monkeypatch):
-    monkeypatch.setattr("mocli.data.transforms.scaler._CHUNK", 7)
+    monkeypatch.setattr("mocli.data.transforms.transform._CHUNK", 7)
     x = counts()
     mean, variance = moments(x)
     np.testing.assert_allclose(mean, x.toarray().mean(axis=0), rtol=1e-6)

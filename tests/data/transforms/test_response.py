@@ -5,8 +5,7 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import densify
-from mocli.data.transforms.recipe import Recipe, RecipeOptions
-from mocli.data.transforms.response import RecipeResponse
+from mocli.data.transforms.recipe import Recipe, RecipeOptions, RecipeResponse
 
 N, P = 60, 14
 SINK = P - 1  # takes up what a feature loses, so that totals are held

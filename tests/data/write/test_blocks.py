@@ -24,7 +24,7 @@ from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import blocks as filling
 from mocli.data.write import outfile as outfile
 from mocli.data.write.blocks import NewModality, round_mantissa
-from mocli.data.write.encode import put
+from mocli.data.write.carry import put
 from mocli.data.write.write import Added, union_names, write_file, write_h5ad
 from mocli.errors import EnvironmentProblem, UsageError
 

@@ -17,7 +17,7 @@ import pytest
 import scipy.sparse as sp
 
 from mocli.data.files.inputs import open_inputs, sha256
-from mocli.data.write import encode
+from mocli.data.write import carry
 from mocli.data.write import outfile as target
 from mocli.data.write.outfile import atomic, check_writable
 from mocli.data.write.write import Added, union_names, write_file
@@ -442,11 +442,11 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     adata.write_h5ad(tmp_path / "rna.h5ad")
     with h5py.File(tmp_path / "rna.h5ad", "r+") as h5:
         h5.copy(h5["X"], h5["layers"], name="norm/log")  # as anndata before 0.13 wrote layers['norm/log']
-        encode.put(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
+        carry.put(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
         for path in ("obs/batch", "obs/batch/lane", "obs/a/b", "obs/a_b", "var/is/T"):
             axis, _, key = path.partition("/")
             values = pd.Series(["x", "y"] * 2 if axis == "obs" else ["x", "y", "x"], dtype="category")
-            encode.put(h5[axis], key, values.array)
+            carry.put(h5[axis], key, values.array)
             if "/" in key:
                 h5[axis].move(key.replace("/", "_"), key)
             h5[axis].attrs["column-order"] = np.array([*h5[axis].attrs["column-order"], key], dtype=object)

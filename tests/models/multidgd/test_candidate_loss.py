@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from mocli.models.multidgd import newcells
-from mocli.models.multidgd.newcells import count_candidates, normal_candidates
+from mocli.models.multidgd import module
+from mocli.models.multidgd.module import count_candidates, normal_candidates
 
 
 def dense(x, logits, log_r):
@@ -19,7 +19,7 @@ def dense(x, logits, log_r):
 
 @pytest.mark.parametrize("block", [1 << 22, 50])
 def test_differences_between_candidates_are_those_of_scipy(block, monkeypatch):
-    monkeypatch.setattr(newcells, "BLOCK", block)
+    monkeypatch.setattr(module, "BLOCK", block)
     rng = np.random.default_rng(0)
     depth = np.exp(rng.uniform(0, 7, size=30))
     x = rng.poisson(depth[:, None] * rng.dirichlet(np.full(40, 0.3), size=30)).astype(np.float32)

@@ -13,7 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 import mocli
 from mocli.errors import InputError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 from mocli.tasks.trained.saved import load_model
 
 SETTINGS = {"n_hidden": 12, "n_latent": 4, "batch_size": 32}

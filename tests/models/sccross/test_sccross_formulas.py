@@ -10,8 +10,7 @@ from scipy import integrate, stats
 from torch.distributions import Normal, kl_divergence
 
 from mocli.models.base import Conditions
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
+from mocli.models.registry import resolve, traits_of
 from mocli.models.sccross.model import Sccross
 from mocli.models.sccross.module import (
     LinearDecoder,

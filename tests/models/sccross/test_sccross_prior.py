@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
-from mocli.models.sccross import prior as module
-from mocli.models.sccross.prior import _metacells, prior_of
+from mocli.models.registry import resolve, traits_of
+from mocli.models.sccross import model as module
+from mocli.models.sccross.model import _metacells, prior_of
 
 TYPES, FEATURES = 5, 20
 

@@ -11,7 +11,7 @@ from scipy import sparse
 
 import mocli
 from mocli.errors import InputError, UsageError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 from mocli.tasks.trained.saved import load_model
 
 SETTINGS = {"n_hidden": 16, "n_latent": 6, "batch_size": 32, "n_components": 8, "n_mutual": 5}

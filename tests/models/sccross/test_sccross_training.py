@@ -11,8 +11,7 @@ from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, Mu
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Conditions, Schedule
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
+from mocli.models.registry import resolve, traits_of
 from mocli.models.sccross.model import Sccross
 from mocli.nn.neighbors import knn, matched_distances
 from mocli.train.loop import Training, fit

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Schedule
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
+from mocli.models.registry import resolve, traits_of
 from mocli.models.scmodal.model import Scmodal
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.plan import make_plan

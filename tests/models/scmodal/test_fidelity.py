@@ -184,7 +184,7 @@ def assert_fifty_equal(bundle):
 
 
 def test_fifty_steps_on_the_demo_data(tmp_path):
-    from mocli.data.demo.files import write_demo
+    from mocli.data.demo import write_demo
 
     write_demo(tmp_path, n_cells=200, seed=0)
     inputs = [str(tmp_path / "rna.h5ad"), str(tmp_path / "prot.h5ad")]

@@ -338,7 +338,7 @@ def ground(unpaired):
 
 
 def test_panels_and_wrong_links_are_what_they_say(ground):
-    from mocli.tasks.benchmark.drawn import fewer, wrong
+    from mocli.tasks.benchmark.ground import fewer, wrong
 
     (edge,) = ground.plan.edges
     kept = fewer(edge, 4, 0)
@@ -355,7 +355,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
     from sklearn.feature_selection import f_classif
 
     from mocli.data.batches import dense_rows
-    from mocli.tasks.benchmark.drawn import fewer, informative
+    from mocli.tasks.benchmark.ground import fewer, informative
 
     (link,), (edge,), bundle = ground.bundle.links, ground.plan.edges, ground.bundle
     told = []
@@ -377,7 +377,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
 
 
 def test_cells_of_studies_are_as_many_as_they_say(ground):
-    from mocli.tasks.benchmark.drawn import fewer_of, some
+    from mocli.tasks.benchmark.ground import fewer_of, some
 
     names = some(ground, DataOptions(label_key="cell_type"), 50, 0)
     both = [ground.files[i].obs.index.isin(names).sum() for i in (0, 1)]
@@ -506,7 +506,7 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
 
 
 def test_a_model_of_other_features_has_a_control_of_its_own():
-    from mocli.tasks.benchmark.reconstruct import control_name
+    from mocli.tasks.benchmark.scorer import control_name
 
     entries = {"rmse[rna]": {"value": 1.5}, "auprc[rna]": {"value": None}}
     assert control_name(entries, {}, "multigrate") == "mean"

@@ -9,10 +9,10 @@ import pytest
 from test_benchmark import QUICK, rows, run_inside, value
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, MocliError, UsageError
 from mocli.tasks.benchmark import page as benchpage
-from mocli.tasks.benchmark.reconstruct import loss_ratios
+from mocli.tasks.benchmark.scorer import loss_ratios
 from mocli.tasks.benchmark.table import Record, held_out_loss
 
 

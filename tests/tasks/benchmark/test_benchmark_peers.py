@@ -13,7 +13,7 @@ from test_benchmark import QUICK, rows, run_inside, value
 
 import mocli
 import mocli.peers
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import Signalled, UsageError
 from mocli.peers import runner
 from mocli.peers.registry import available_peers
@@ -99,7 +99,7 @@ def bench(tmp_path_factory, other_python):
     with pytest.MonkeyPatch.context() as patch:
         # no UMAP and few trees, for their time
         patch.setattr("mocli.tasks.benchmark.page.layout", lambda z, **_: z[:, :2])
-        patch.setattr("mocli.metrics.label_transfer.TREES", 5)
+        patch.setattr("mocli.metrics.matching.TREES", 5)
         done = mocli.benchmark(folder / "multiome.h5mu", output=folder / "b.tsv", **{**options, "html": True})
     return folder, options, done
 

@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files.obsm import Coordinates
+from mocli.data.files.obs import Coordinates
 from mocli.errors import InputError
 from mocli.report.ranking import Figure, rank
-from mocli.tasks.benchmark.contender import aligned
-from mocli.tasks.benchmark.controls import canonical, controls
+from mocli.tasks.benchmark.contender import aligned, canonical, controls
 from mocli.tasks.benchmark.ground import prepare_ground, sample_rows
 from mocli.tasks.prepare.pairing import relate
 from mocli.tasks.prepare.plan import open_modalities

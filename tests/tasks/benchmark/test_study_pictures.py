@@ -1,6 +1,6 @@
 """Pictures of studies where some metrics, or all, are lacking."""
 
-from mocli.report.benchplots import Curve, curves
+from mocli.report.plots import Curve, curves
 from mocli.tasks.benchmark.page import studies
 from mocli.tasks.benchmark.table import Record
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from mocli.__main__ import main
 from mocli.errors import InputError, UsageError
-from mocli.tasks.export.communication import export_expression
+from mocli.tasks.export import export_expression
 
 N, GENES = 30, ["CD8A", "GNLY", "-AS1", "MKI67"]
 

@@ -19,11 +19,10 @@ from mocli.models.multidgd.params import MultiDGDParams
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.params import MultigrateParams
 from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, moved, push
-from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of, tail_p
 from mocli.tasks.gene2peak.peaksets import Closing, PeakSet, read_peak_sets
 from mocli.tasks.gene2peak.truth import precision_recall
-from mocli.tasks.gene2peak.units import choose_units
-from mocli.tasks.infer.place import LatentCells
+from mocli.tasks.gene2peak.units import MatchedNull, PeakPanel, choose_units, strata_of, tail_p
+from mocli.tasks.infer.query import LatentCells
 from mocli.train.predict import encode_cells
 from mocli.types import ModalityKind, Pairing
 

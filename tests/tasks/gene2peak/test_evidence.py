@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mocli.tasks.gene2peak.evidence import USUAL, combine
+from mocli.tasks.gene2peak.truth import USUAL, combine
 
 
 @pytest.fixture

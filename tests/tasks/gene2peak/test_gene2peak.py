@@ -11,14 +11,14 @@ import pytest
 import mocli
 from mocli import log
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 from mocli.tasks.gene2peak.measured import by_default
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.infer.align import align, project
-from mocli.tasks.relate import candidates as candidates
+from mocli.tasks.relate import relate as candidates
 from mocli.tasks.run.request import requested
 from mocli.tasks.trained.saved import load_model
 
@@ -226,7 +226,7 @@ def test_genes_without_a_place_and_another_build_are_told(tissue, again, tmp_pat
     assert f"not tested: {first}, ..." in warned
     assert result.report["metrics"]["genes_unplaced[atac->rna]"]["value"] == 10
     # the demo has too few peaks at starts for the count itself to raise a doubt
-    monkeypatch.setattr("mocli.data.genome.fit.promoters_hit", lambda *_, **__: 40)
+    monkeypatch.setattr("mocli.data.features.genes.promoters_hit", lambda *_, **__: 40)
     moved = again(genes="CD4", n_permutations=0, force=True)
     assert "another genome build" in " ".join(moved.report["warnings"])
 

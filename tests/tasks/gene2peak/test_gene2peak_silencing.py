@@ -9,10 +9,10 @@ from scipy import sparse, stats
 
 import mocli
 from mocli.__main__ import main
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
+from mocli.tasks.gene2peak.gene2peak import silence_genes
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.silence import silence_genes
 
 QUICK = {"threads": 1, "device": "cpu", "html": False}
 SMALL = {"n_hidden": 32, "n_latent": 8, "batch_size": 64}

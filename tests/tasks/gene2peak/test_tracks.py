@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from mocli.data.features.genes import GeneTable
 from mocli.data.features.index import Features
-from mocli.data.genome.genes import GeneTable
-from mocli.data.genome.vicinity import find_vicinity
-from mocli.report import locusplot
-from mocli.report.comparison import compare
+from mocli.data.features.loci import find_vicinity
+from mocli.report import featureplots
+from mocli.report.ranking import compare
 from mocli.tasks.gene2peak.report import conclude, draw_tracks, hold_against, locus_of, mean_by_group
 from mocli.types import ModalityKind
 
@@ -60,7 +60,7 @@ def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
 
     def look(locus, links, **tracks):
         given.update(tracks, links=links.tolist())
-        return locusplot.locus_plot(locus, links, **tracks)
+        return featureplots.locus_plot(locus, links, **tracks)
 
     monkeypatch.setattr("mocli.tasks.gene2peak.report.locus_plot", look)
     openness = {"all": np.arange(4.0), "x": np.arange(4.0) + 1}
@@ -77,17 +77,17 @@ def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
 
 def test_a_track_has_plain_positions_and_says_where_nothing_is_open(monkeypatch):
     seen = []
-    monkeypatch.setattr(locusplot, "to_svg", lambda figure: seen.append(figure) or "<svg")
+    monkeypatch.setattr(featureplots, "to_svg", lambda figure: seen.append(figure) or "<svg")
     start = np.array([95_510_000, 95_525_000])
-    locus = locusplot.Locus("chr4", start, start + 500, 95_520_000, "+", (95_520_000, 95_528_000))
+    locus = featureplots.Locus("chr4", start, start + 500, 95_520_000, "+", (95_520_000, 95_528_000))
     openness = {"all": np.array([0.1, 0.0]), "x": np.zeros(2)}
-    locusplot.locus_plot(locus, np.array([0.1, 0.2]), openness=openness)
+    featureplots.locus_plot(locus, np.array([0.1, 0.2]), openness=openness)
     (figure,) = seen
     figure.canvas.draw()
     axis = figure.axes[-1].xaxis
     assert axis.get_offset_text().get_text() == ""
     assert any(label.get_text().startswith("95.5") for label in axis.get_ticklabels())
-    assert [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]] == [[], [locusplot.EMPTY]]
+    assert [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]] == [[], [featureplots.EMPTY]]
 
 
 def said_of(fdr, by):

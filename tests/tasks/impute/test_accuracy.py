@@ -11,7 +11,7 @@ from mocli.metrics import conformal
 from mocli.tasks.impute import accuracy as accuracy
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.report import _statistics
-from mocli.tasks.infer.stacking import link_columns
+from mocli.tasks.infer.predictor import link_columns
 
 N, P = 110, 7
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks.impute.groupcolumn import Groups
+from mocli.tasks.impute.holdout import Groups
 from mocli.tasks.impute.impute import impute
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False, "source": "atac", "target": "rna", "evaluate": True}

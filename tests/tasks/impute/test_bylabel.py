@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError
 from mocli.tasks.benchmark.table import COLUMNS, Record
 from mocli.tasks.impute.impute import impute

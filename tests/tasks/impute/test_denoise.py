@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import UsageError
 from mocli.models.base import Conditions

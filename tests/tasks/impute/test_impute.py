@@ -14,7 +14,7 @@ import mudata
 import numpy as np
 import pytest
 
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.impute.impute import impute
@@ -649,7 +649,7 @@ def refused(demo, tmp_path, monkeypatch):
     def nothing(*_, **__):
         raise AssertionError("trained before it refused")
 
-    import mocli.tasks.trained.obtain as module
+    import mocli.tasks.trained.train as module
 
     monkeypatch.setattr(module, "train_model", nothing)
 

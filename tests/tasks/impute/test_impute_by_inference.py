@@ -12,8 +12,7 @@ from mocli.data.files.inputs import open_inputs
 from mocli.models.base import Encodes
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align
-from mocli.tasks.infer.place import infer_coordinates, place_cells
-from mocli.tasks.infer.query import match_query, query_of_one
+from mocli.tasks.infer.query import infer_coordinates, match_query, place_cells, query_of_one
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import load_model

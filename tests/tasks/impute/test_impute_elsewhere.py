@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mocli import gene2peak, impute, integrate
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.run.paths import CALIBRATION
-from mocli.tasks.trained.obtain import check_task
+from mocli.tasks.trained.train import check_task
 from mocli.types import Task
 
 QUICK = {

@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.demo.files import write_demo
-from mocli.data.demo.tissue import N_BATCHES, PROT, TYPES, TissueCells, build_tissue
+from mocli.data.demo import N_BATCHES, PROT, TYPES, TissueCells, build_tissue, write_demo
 from mocli.tasks.impute.impute import impute
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.tasks.impute import ways as partners
-from mocli.tasks.impute.ways import partners_by_links
+from mocli.tasks.impute import accuracy as partners
+from mocli.tasks.impute.accuracy import partners_by_links
 from mocli.types import ModalityKind, Pairing
 
 SIZES = {"a": 50, "b": 40, "c": 30}

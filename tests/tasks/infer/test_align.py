@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import align, check_modality, find_modality, place, project

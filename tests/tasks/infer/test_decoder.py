@@ -14,8 +14,7 @@ from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer import decoder as decoded
 from mocli.tasks.infer.align import align, project
-from mocli.tasks.infer.batch import decode_batch
-from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, mean_log1p
+from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, decode_batch, mean_log1p
 from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model

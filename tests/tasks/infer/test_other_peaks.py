@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.data.features.intervals import overlaps, parse_intervals
 from mocli.errors import InputError
 

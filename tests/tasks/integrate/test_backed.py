@@ -16,7 +16,7 @@ import pytest
 from mocli.__main__ import main
 from mocli.data import batches as drawing
 from mocli.tasks.prepare import footprint as memory
-from mocli.tasks.run.memory import kept_in_memory
+from mocli.tasks.run.guard import kept_in_memory
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["-m", "multigrate", "--device", "cpu", "--threads", "1", "--no-html", "--metrics", "none"]
@@ -165,7 +165,7 @@ def test_a_kill_leaves_nothing_in_the_folder_and_the_same_command_ends_where_it_
 MEASURED = """
 import json, resource, sys
 from mocli.data import packed
-from mocli.models.parameters import resolve
+from mocli.models.registry import resolve
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, TrainOptions

@@ -8,8 +8,8 @@ import mocli
 from mocli.errors import UsageError
 from mocli.models.base import Draws
 from mocli.models.registry import available, load_class
-from mocli.tasks.integrate import best
-from mocli.tasks.integrate.best import label_free_ranks
+from mocli.tasks.integrate import work
+from mocli.tasks.integrate.work import label_free_ranks
 
 
 def test_ranks_are_means_over_the_measures_that_all_have():
@@ -48,13 +48,13 @@ def choose(unpaired, tmp_path):
 @pytest.fixture
 def tried(monkeypatch):
     """Names and settings of the models that were trained for a short time, in order."""
-    trials, run_trial = {}, best._tried
+    trials, run_trial = {}, work._tried
 
     def noting(run, trial):
         trials[trial.plan.traits.name] = trial
         return run_trial(run, trial)
 
-    monkeypatch.setattr(best, "_tried", noting)
+    monkeypatch.setattr(work, "_tried", noting)
     return trials
 
 
@@ -103,7 +103,7 @@ def test_choosing_takes_from_the_time_allowed():
         options = type("", (), {"max_time": 100.0})
         report = type("", (), {"timing": {"choose_s": 30.0}})
 
-    assert best.time_left(Told) == 70.0
+    assert work.time_left(Told) == 70.0
 
 
 def test_only_integrations_are_compared(unpaired, tmp_path):

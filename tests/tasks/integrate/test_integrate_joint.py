@@ -13,7 +13,7 @@ from scipy import sparse
 import mocli
 from mocli.data.batches import BundleRows
 from mocli.errors import InputError, UsageError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 from mocli.tasks.run.paths import CALIBRATION, STACKS, read_part
 from mocli.tasks.trained.saved import load_model
 

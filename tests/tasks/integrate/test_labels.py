@@ -13,9 +13,8 @@ import mocli
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.integrate.carried import Assigned, Carried
+from mocli.tasks.integrate.carried import Assigned, Carried, advise, describe_carried
 from mocli.tasks.integrate.check import check_carried, entries_of
-from mocli.tasks.integrate.labelreport import advise, describe_carried
 from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.types import ModalityKind, Pairing
@@ -332,7 +331,7 @@ def test_a_column_nobody_has_stops_a_dry_run_too(run, unpaired):
 
 
 def test_known_labels_of_every_transferred_column_are_held_against_it(tmp_path):
-    from mocli.tasks.integrate.labelreport import conclusion, confusions
+    from mocli.tasks.integrate.carried import conclusion, confusions
 
     cells = pd.DataFrame({"kind": ["T", "T", "B", "B"], "state": ["x", "y", "x", "x"]}, index=list("abcd"))
     ad.AnnData(np.ones((4, 1), np.float32), obs=cells).write_h5ad(tmp_path / "rna.h5ad")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 N, GENES = 300, 80
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 

@@ -6,13 +6,13 @@ import pytest
 import scanpy as sc
 
 import mocli
-from mocli.tasks.integrate.plotting import neighbor_graph
+from mocli.tasks.integrate.write import neighbor_graph
 
 
 @pytest.fixture
 def output(paired, tmp_path, small, read, monkeypatch):
     """A small integration of paired cells; UMAP, which takes long, is replaced by two coordinates."""
-    import mocli.tasks.integrate.plotting as plotting
+    import mocli.tasks.integrate.write as plotting
 
     monkeypatch.setattr(plotting, "layout", lambda z, seed, device: z[:, :2].astype(np.float32))
     mocli.integrate(
@@ -50,7 +50,7 @@ def test_pictures_and_graph_are_found_by_scanpy(output):
 def test_one_table_of_all_cells_is_drawn_by_scanpy(run, paired, unpaired, tmp_path, monkeypatch, apart):
     import anndata as ad
 
-    import mocli.tasks.integrate.plotting as plotting
+    import mocli.tasks.integrate.write as plotting
 
     monkeypatch.setattr(plotting, "layout", lambda z, seed, device: z[:, :2].astype(np.float32))
     inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"] if apart else paired / "data.h5mu"
@@ -127,7 +127,7 @@ def test_neighbours_searched_before_serve_cells_in_another_order(monkeypatch):
 
 @pytest.mark.parametrize("model", ["scmodal", "sccross"])
 def test_clusters_and_graph_are_of_one_search(run, unpaired, paired, monkeypatch, model):
-    import mocli.tasks.integrate.plotting as plotting
+    import mocli.tasks.integrate.write as plotting
     from mocli.metrics.embedding import Nearest
 
     searches, of = [], Nearest.of

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -11,7 +11,7 @@ from scipy import sparse
 
 import mocli
 from mocli.errors import InputError, UsageError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 
 P = {"rna": 60, "atac": 80, "prot": 12}
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
@@ -175,8 +175,8 @@ def test_a_dry_run_says_what_is_new_and_writes_nothing(atlas, tmp_path):
 
 
 def test_a_query_is_laid_out_once_among_the_training_cells(atlas, tmp_path, read, monkeypatch):
-    import mocli.tasks.integrate.plotting as plotting
     import mocli.tasks.integrate.reference as reference
+    import mocli.tasks.integrate.write as plotting
 
     laid_out = []
 

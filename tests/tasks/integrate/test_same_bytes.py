@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.models.registry import available, traits_of
 
 

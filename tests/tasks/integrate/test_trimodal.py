@@ -3,7 +3,7 @@
 import pytest
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 # in the middle: gex, adt, atac; the order of the command line differs as well
 CHAINS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "multidgd_unseen.py"
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 import mocli
-from mocli.data.demo.files import write_demo
-from mocli.metrics.differential import Differential
-from mocli.tasks.perturb.contrast import compare_with_target, with_measured
+from mocli.data.demo import write_demo
+from mocli.metrics.correlation import Differential
+from mocli.tasks.perturb.truth import compare_with_target, with_measured
 
 GIVEN = {"html": False, "threads": 1, "device": "cpu"}
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mocli.errors import UsageError
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.cells import Effect
 
 X = np.array([0.0, 1.0, 4.0, 10.0])
 FACTOR = np.array([2.0, 0.5, 1.5, 0.0])

@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 import mocli
-from mocli.data.demo.files import write_demo
-from mocli.data.demo.tissue import PANEL, build_tissue, draw_cells
+from mocli.data.demo import PANEL, build_tissue, draw_cells, write_demo
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import torch
 import mocli
 from mocli.data.batches import densify
 from mocli.tasks.infer.align import align, place
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.cells import Effect
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.tasks.prepare.plan import open_modalities

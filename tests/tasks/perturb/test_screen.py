@@ -6,8 +6,7 @@ import pytest
 from scipy import stats
 
 from mocli.tasks.perturb.cells import split_cells
-from mocli.tasks.perturb.null import Matching, hold_against
-from mocli.tasks.perturb.shifts import measure_shifts
+from mocli.tasks.perturb.shifts import Matching, hold_against, measure_shifts
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_random_sets_are_matched_member_by_member():
 
 
 def test_the_headline_names_only_what_passes_the_fdr() -> None:
-    from mocli.tasks.perturb.report import screen_sentence
+    from mocli.tasks.perturb.write import screen_sentence
 
     table = pd.DataFrame(
         {

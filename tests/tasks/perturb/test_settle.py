@@ -9,9 +9,9 @@ from scipy.optimize import minimize
 import mocli
 from mocli.models.base import Conditions
 from mocli.tasks.infer.align import align
-from mocli.tasks.infer.place import settle_cells
+from mocli.tasks.infer.query import settle_cells
 from mocli.tasks.perturb import reencode
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.cells import Effect
 from mocli.tasks.perturb.reencode import Replacement, Settled
 from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.tasks.prepare.plan import open_modalities

@@ -2,12 +2,11 @@
 
 import pytest
 
-from mocli.data.demo.files import write_demo
-from mocli.models.parameters import resolve
-from mocli.tasks.prepare import aim as aims
-from mocli.tasks.prepare.aim import Aim
+from mocli.data.demo import write_demo
+from mocli.models.registry import resolve
+from mocli.tasks.prepare import plan as aims
 from mocli.tasks.prepare.footprint import S_PER_SILENCED, S_PER_STACK, S_PER_STACKED, duration, footprint
-from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.prepare.plan import Aim, make_plan
 from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
 from mocli.types import Pairing, Task
 

@@ -9,7 +9,7 @@ import pytest
 
 import mocli
 from mocli.data.batches import dense_rows
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.links.check import audit_links
 from mocli.tasks.prepare.load import load
@@ -264,9 +264,9 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
 
 
 def test_memory_is_foreseen_for_every_route(demo):
-    from mocli.models.parameters import resolve
-    from mocli.tasks.prepare.aim import Aim
+    from mocli.models.registry import resolve
     from mocli.tasks.prepare.footprint import footprint
+    from mocli.tasks.prepare.plan import Aim
 
     found = []
     for route in (f"first:{N}", KEYS):

@@ -8,7 +8,7 @@ import pytest
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures
 from mocli.tasks.prepare.obscolumns import ObsColumn
-from mocli.tasks.prepare.pairdoubt import FEWEST_PAIRS, doubtful_pairs
+from mocli.tasks.prepare.pairing import FEWEST_PAIRS, doubtful_pairs
 
 
 def linked(n, *, sign=1.0, seed=0, names=("rna", "prot")):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
+from mocli.data.features.genes import GeneTable
 from mocli.data.features.index import Features
-from mocli.data.genome.genes import GeneTable
-from mocli.data.genome.vicinity import find_vicinity
+from mocli.data.features.loci import find_vicinity
 from mocli.data.write.outfile import write_tsv
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate

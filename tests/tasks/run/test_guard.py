@@ -15,7 +15,7 @@ import pytest
 import mocli
 from mocli.errors import InputError, Interrupted, UsageError
 from mocli.leftovers import left_beside, temporary_beside
-from mocli.report.schema import Report
+from mocli.report.file import Report
 from mocli.tasks.run.guard import (
     UNFINISHED,
     check_unchanged,

@@ -14,9 +14,9 @@ import pytest
 from mocli.__main__ import main
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.tasks.prepare import footprint as memory
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.run import memory as machine
-from mocli.tasks.run.memory import MemoryLimit
+from mocli.tasks.prepare.plan import Aim
+from mocli.tasks.run import guard as machine
+from mocli.tasks.run.guard import MemoryLimit
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["--device", "cpu", "--threads", "1", "--no-html", "-s", "n_hidden=16", "--n-latent", "4"]
@@ -96,7 +96,7 @@ def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
 
 def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
     from mocli.data.files.modality import ModalityFile
-    from mocli.models.parameters import resolve
+    from mocli.models.registry import resolve
     from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
@@ -191,8 +191,7 @@ def test_no_groups_are_no_limit(tmp_path):
 def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp_path, capsys):
     from dataclasses import replace
 
-    from mocli.models.parameters import resolve
-    from mocli.models.registry import traits_of
+    from mocli.models.registry import resolve, traits_of
     from mocli.tasks.prepare.footprint import duration
     from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
@@ -235,7 +234,7 @@ def test_a_benchmark_tells_what_its_runs_and_its_scores_need(unpaired, tmp_path,
 
 
 def test_metacells_tell_what_they_need(tmp_path, capsys):
-    from mocli.data.demo.files import write_demo
+    from mocli.data.demo import write_demo
 
     write_demo(tmp_path, n_cells=120)
     words = ["gene2peak", str(tmp_path / "multiome.h5mu"), "--gtf", str(tmp_path / "genes.tsv")]
@@ -252,7 +251,7 @@ def test_metacells_tell_what_they_need(tmp_path, capsys):
 def test_large_blocks_are_returned_once_they_are_freed(before, least, most):
     code = f"""
 import ctypes
-from mocli.tasks.run.memory import resident_memory, return_large_blocks
+from mocli.tasks.run.guard import resident_memory, return_large_blocks
 {before}
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

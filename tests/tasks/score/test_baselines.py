@@ -23,7 +23,7 @@ from mocli.tasks.prepare.smoothing import (
     own_neighbors,
     principal_components,
 )
-from mocli.tasks.run.memory import return_freed_memory
+from mocli.tasks.run.guard import return_freed_memory
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.baselines import component_baseline, narrow
 from mocli.tasks.score.evaluate import _baseline_rows

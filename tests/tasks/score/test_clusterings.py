@@ -12,7 +12,7 @@ import mocli
 from mocli.__main__ import main
 from mocli.data.bundle import Codes
 from mocli.errors import UsageError
-from mocli.tasks.score.cellcolumns import CellColumns
+from mocli.tasks.score.clusterings import CellColumns
 
 
 def by_hand(z, resolution):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mocli.tasks.simulate.latents import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
+from mocli.tasks.simulate.groups import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
 from mocli.tasks.trained.atlas import Atlas
 
 

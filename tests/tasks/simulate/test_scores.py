@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.simulate.scores import normal_scores, pooled, spans
+from mocli.tasks.simulate.copula import normal_scores, pooled, spans
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from scipy import sparse, stats
 
 import mocli
-from mocli.data.demo.files import write_demo
+from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.report.schema import validate
+from mocli.report.file import validate
 from mocli.tasks.run.paths import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.saved import load_model, write_model
@@ -70,7 +70,7 @@ def test_a_type_of_few_training_cells_is_told_once():
 
 
 def test_a_type_of_few_real_cells_is_told_as_noise():
-    from mocli.tasks.simulate.report import FEW_REAL, _warn_of_few
+    from mocli.tasks.simulate.write import FEW_REAL, _warn_of_few
 
     def warned(*sizes):
         cells = SimpleNamespace(

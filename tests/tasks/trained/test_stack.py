@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.trained import stackfit
-from mocli.tasks.trained.coordinates import CellCoordinates, SourceCells
+from mocli.tasks.infer import stackfitting
+from mocli.tasks.infer.stackfitting import fit_stack, weigh
 from mocli.tasks.trained.folds import Fold, Products
+from mocli.tasks.trained.latent import CellCoordinates, SourceCells
 from mocli.tasks.trained.stack import WAYS, LinkedValues, Stack
-from mocli.tasks.trained.stackfit import fit_stack, weigh
 
 N, GENES, TARGETS = 300, 120, 12
 
@@ -176,7 +176,7 @@ def test_components_of_a_fold_are_those_found_without_the_cells_left_out(cells):
 
 
 def test_of_many_cells_some_are_left_out_and_all_are_fitted_to(cells, monkeypatch):
-    monkeypatch.setattr(stackfit, "MOST_LEFT_OUT", 100)
+    monkeypatch.setattr(stackfitting, "MOST_LEFT_OUT", 100)
     source, y, _ = cells
     rare = y.copy()
     rare[:, -1] = np.arange(N) % 100 == 0

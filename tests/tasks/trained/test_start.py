@@ -22,8 +22,7 @@ def weights(folder):
 
 @pytest.fixture
 def train(tmp_path, paired, small):
-    from mocli.models.parameters import describe
-    from mocli.models.registry import traits_of
+    from mocli.models.registry import describe, traits_of
 
     def integrate(output, **options):
         name = options.pop("model", "scmodal")

@@ -29,7 +29,8 @@ from mocli.types import FloatArray, IntArray
 if TYPE_CHECKING:
     from torch import Tensor  # heavy
 
-    from mocli.nn.nearest.screening import Points
+    from mocli.nn.screening import Points
+
 
 EXACT = 20_000
 """Rows of a reference up to which all of them are looked at."""
@@ -64,7 +65,7 @@ def nearby_blocks(
         return
     import torch
 
-    from mocli.nn.nearest.screening import Points
+    from mocli.nn.screening import Points
 
     check_rows(query, reference)
     rng = np.random.default_rng(0)
@@ -128,7 +129,7 @@ class _Index:
         """Make round(2 sqrt(n)) cells of rows, which are put in their order."""
         import torch
 
-        from mocli.nn.kmeans import nearest_centres
+        from mocli.nn.mixture import nearest_centres
 
         centres = _k_means(r.rounded, round(2 * len(r.rounded) ** 0.5), rng)
         cell_of = nearest_centres(r.rounded, centres)[1]
@@ -140,7 +141,7 @@ class _Index:
 
     def nearest_cell(self, q: Points) -> IntArray:
         """Return the cell of each query, `(n_query,)`."""
-        from mocli.nn.kmeans import nearest_centres
+        from mocli.nn.mixture import nearest_centres
 
         return nearest_centres(q.rounded, self.centres)[1].cpu().numpy()
 
@@ -153,7 +154,7 @@ class _Index:
         """
         import torch
 
-        from mocli.nn.nearest.screening import nearest_points
+        from mocli.nn.screening import nearest_points
 
         by_cell = np.argsort(asked_in, kind="stable")
         cells, first = np.unique(asked_in[by_cell], return_index=True)
@@ -173,7 +174,7 @@ def _k_means(r: Tensor, n: int, rng: np.random.Generator) -> Tensor:
     """Five rounds of k-means on a sample of 50 rows a centre, `(n, d)`; a centre without rows stays."""
     import torch
 
-    from mocli.nn.kmeans import lloyd
+    from mocli.nn.mixture import lloyd
 
     rows = np.sort(rng.choice(len(r), min(len(r), PER_CELL * n), replace=False))
     sample = r[torch.from_numpy(rows).to(r.device)]

@@ -19,8 +19,7 @@ from mocli.data.files.contents import look
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obs import find_labels
-from mocli.data.files.obsm import open_obsm
+from mocli.data.files.obs import find_labels, open_obsm
 from mocli.data.files.source import parse_source
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.outfile import atomic, check_writable
@@ -28,9 +27,8 @@ from mocli.data.write.write import write_h5ad
 from mocli.errors import InputError, UsageError
 from mocli.nn.neighbors import chunks
 from mocli.parsing import one_of
-from mocli.tasks.export.options import TOOLS, VALUES
 from mocli.tasks.run.paths import refuse_inputs
-from mocli.types import CSR, FloatArray, ValueKind
+from mocli.types import CSR, EXPORT_TOOLS, EXPORT_VALUES, FloatArray, ValueKind
 
 TOTAL = 10_000.0
 """Counts of a cell after normalisation, as in both tools' own examples."""
@@ -44,7 +42,7 @@ COUNTS, META = "counts.txt", "meta.txt"
 class Expression:
     """Expression of one file, with what its values are.
 
-    `values`: one of `VALUES` but `auto`.
+    `values`: one of `EXPORT_VALUES` but `auto`.
     """
 
     file: ModalityFile
@@ -85,8 +83,8 @@ def export_expression(
         UsageError, InputError, EnvironmentProblem: An invalid request, or a file that cannot be read or
             written.
     """
-    tool = one_of(to, list(TOOLS), "--to")
-    expression = _open(source, one_of(values, list(VALUES), "--values"))
+    tool = one_of(to, list(EXPORT_TOOLS), "--to")
+    expression = _open(source, one_of(values, list(EXPORT_VALUES), "--values"))
     say(
         f"{source}: {expression.file.n_obs:,} cells x {expression.file.n_vars:,} genes, "
         + _SAID[expression.values]

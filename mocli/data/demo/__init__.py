@@ -1,1 +1,0 @@
-"""The demo data of `mocli demo`."""

@@ -1,1 +1,0 @@
-"""Where genes and peaks lie."""

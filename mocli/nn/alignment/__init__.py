@@ -1,1 +1,0 @@
-"""Sets of cells aligned in closed form."""

@@ -1,1 +1,0 @@
-"""Nearest neighbours of many points: how they are found quickly."""

@@ -1,1 +1,0 @@
-"""Expression as tools of cell-cell communication read it."""
