@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mocli.metrics.registry import Scored
 from mocli.nn.nearby import nearby, nearby_blocks
 from mocli.nn.neighbors import chunks, others_than, without_self
-from mocli.types import CSR, BoolArray, FloatArray, IntArray, RowNumbers
+from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
 Edge = tuple[str, str]
 Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
@@ -231,7 +231,7 @@ class Nearest:
     order: IntArray
     places: FloatArray
     distances: FloatArray
-    neighbors: RowNumbers
+    neighbors: IntArray
 
     @classmethod
     def of(cls, z: FloatArray, *, device: str = "cpu") -> Nearest:
@@ -241,10 +241,9 @@ class Nearest:
         places = places[order]
         scaled = np.ldexp(places, -exponent)  # exact, and squares neither overflow nor vanish
         if not len(places):
-            return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int32))
+            return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64))
         distances, neighbors = nearby(scaled, scaled, min(NEIGHBORS + 1, len(places)), device=device)
-        # held to the end of a run, so in as few bytes as do
-        return cls(order, places, np.ldexp(distances, exponent), neighbors.astype(np.int32))
+        return cls(order, places, np.ldexp(distances, exponent), neighbors)
 
     def among(self, z: FloatArray) -> Nearest | None:
         """Return the same for cells in another order, at coordinates `(n, d)`; None if these differ."""
@@ -284,7 +283,7 @@ def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
     return e.share("neighbor graph", build)
 
 
-def joined(neighbors: RowNumbers) -> CSR:
+def joined(neighbors: IntArray) -> CSR:
     """Return the symmetric graph of 0 and 1 in which each of m is joined to those it lists, `(m, k)`."""
     from scipy.sparse import csr_matrix
 

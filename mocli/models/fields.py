@@ -26,6 +26,13 @@ HeldOut = Annotated[Part, Field(description="share of cells held out for early s
 Patience = Annotated[
     Count, Field(description="epochs without a better loss of held-out cells before training ends")
 ]
+Evenness = Annotated[
+    Share,
+    Field(
+        description="how evenly partners are shared out; 1: every cell weighs the same; less: a kind of "
+        "cells that is commoner in one modality shares the partners of its kind; 0: as links held out tell"
+    ),
+]
 Averaging = Annotated[
     Part,
     Field(description="decay of the running mean of the weights, which replaces them at the end; paper 0"),

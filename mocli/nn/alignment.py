@@ -59,16 +59,20 @@ def _shortened(x: Tensor, damping: float) -> Tensor:
     return x / (square + damping * mean).sqrt().clamp_min(TINY)
 
 
-def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) -> Tensor:
-    """Balanced soft partners by cosine: entropic optimal transport between two minibatches.
+def soft_assignment(
+    a: Tensor, b: Tensor, temperature: float, n_iter: int = 30, evenness: float = 1
+) -> Tensor:
+    """Soft partners by cosine: entropic optimal transport between two minibatches.
 
     Args:
         a, b: `(n_a, s)` and `(n_b, s)`; zero rows are ignored.
+        evenness: As in `couple`.
 
     Returns:
         Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to assign.
     """
-    return couple(cosine_cost(a, b), a.any(1), b.any(1), temperature=temperature, n_iter=n_iter)
+    usable = a.any(1), b.any(1)
+    return couple(cosine_cost(a, b), *usable, temperature=temperature, n_iter=n_iter, evenness=evenness)
 
 
 def couple(

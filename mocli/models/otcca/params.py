@@ -3,7 +3,7 @@
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from mocli.models.fields import Count, Dimensions, Positive, Share, Weight, Whole
+from mocli.models.fields import Count, Dimensions, Evenness, Positive, Share, Weight, Whole
 from mocli.nn.alignment_settings import AlignmentSettings
 
 
@@ -53,11 +53,7 @@ class OtccaParams:
         le=0.9,
         description="share of the cells that may remain without a counterpart, where evenness is 1",
     )
-    evenness: Share = Field(
-        default=AlignmentSettings.evenness,
-        description="how evenly partners are shared out; 1: every cell weighs the same; less: a kind of "
-        "cells that is commoner in one modality shares the partners of its kind; 0: as links held out tell",
-    )
+    evenness: Evenness = AlignmentSettings.evenness
     weigh_links: bool = Field(
         default=AlignmentSettings.weigh_links,
         description="weigh linked features by how well cells coupled by the other ones agree on them: "

@@ -136,7 +136,10 @@ class ScmodalModule(nn.Module):
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once; find the anchors of every edge in the minibatch."""
         with torch.no_grad():
-            anchors = {edge: self.find_anchors(*self._told(batch, edge)) for edge in self.edges}
+            anchors = {
+                edge: self.find_anchors(*self._told(batch, edge), evenness)
+                for edge, evenness in zip(self.edges, self._evenness(), strict=True)
+            }
         z = {name: self.encode(name, batch.x[name]) for name in self.names}
         return Step(batch.x, z, anchors, batch.rows)
 
@@ -153,10 +156,16 @@ class ScmodalModule(nn.Module):
             sides.append(torch.cat([of_links * F.normalize(links, dim=1), share * place], dim=1))
         return sides[0], sides[1]
 
-    def find_anchors(self, a: Tensor, b: Tensor) -> Tensor:
+    def _evenness(self) -> Sequence[float]:
+        """Return how evenly the cells of each edge share partners, as the closed form found it."""
+        if self.aligned is None:
+            return [self.params.evenness or 1] * len(self.edges)
+        return self.aligned.evenness
+
+    def find_anchors(self, a: Tensor, b: Tensor, evenness: float = 1) -> Tensor:
         """Weights of pairs of cells, `(B, B)`, from their linked features."""
         if self.params.anchors == "soft":
-            return soft_assignment(a, b, self.params.anchor_temperature)
+            return soft_assignment(a, b, self.params.anchor_temperature, evenness=evenness)
         return mutual_neighbors(a, b, self.params.n_neighbors)
 
     def critic(self, z: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
@@ -261,7 +270,7 @@ class Scmodal:
             for v in (*points, *(side for pair in numbered.values() for side in pair))
         ):
             return  # the first step tells of it
-        alignment = align(points, numbered, AlignmentSettings(), generator)
+        alignment = align(points, numbered, AlignmentSettings(evenness=self.params.evenness), generator)
         self.module.aligned = alignment
         if fresh:
             self.module.begin_at(alignment)

@@ -15,6 +15,7 @@ from mocli.models.fields import (
     Cells,
     Count,
     Dimensions,
+    Evenness,
     Part,
     Positive,
     Rate,
@@ -23,6 +24,7 @@ from mocli.models.fields import (
     Weight,
     Whole,
 )
+from mocli.nn.alignment_settings import AlignmentSettings
 from mocli.types import Preset
 
 PAPER_STEPS = 10_000
@@ -79,6 +81,7 @@ class ScmodalParams:
     anchor_temperature: Positive = Field(
         default=0.1, description="softness of soft anchors, in standard deviations of their cost"
     )
+    evenness: Evenness = AlignmentSettings.evenness
     start: Literal["aligned", "random"] = Field(
         default="aligned",
         description="aligned: encoders start at the maps of the closed form (otcca), whose latent also "
