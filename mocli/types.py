@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FloatArray: TypeAlias = "NDArray[np.float32]"
 DoubleArray: TypeAlias = "NDArray[np.float64]"
 IntArray: TypeAlias = "NDArray[np.int64]"
+RowNumbers: TypeAlias = "NDArray[np.integer[Any]]"  # in as many bytes as they need
 BoolArray: TypeAlias = "NDArray[np.bool_]"
 StrArray: TypeAlias = "NDArray[np.object_]"
 CSR: TypeAlias = Any  # scipy.sparse.csr_matrix, which ships no types

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mocli.data.packed import blocks_of, on_disk, some_rows
 from mocli.errors import InputError, UsageError
@@ -20,6 +19,7 @@ from mocli.types import (
     ModalityKind,
     NonZeros,
     Pairing,
+    RowNumbers,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class FeatureMatrix:
     values: CSR | FloatArray
     names: tuple[str, ...]
     offset: FloatArray | None = None
-    neighbors: IntArray | NDArray[np.int32] | None = None
+    neighbors: RowNumbers | None = None
     smoothing: float = 0.0
     deviation: FloatArray | None = None
 

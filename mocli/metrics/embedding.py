@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mocli.metrics.registry import Scored
 from mocli.nn.nearby import nearby, nearby_blocks
 from mocli.nn.neighbors import chunks, others_than, without_self
-from mocli.types import CSR, BoolArray, FloatArray, IntArray
+from mocli.types import CSR, BoolArray, FloatArray, IntArray, RowNumbers
 
 Edge = tuple[str, str]
 Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
@@ -231,7 +231,7 @@ class Nearest:
     order: IntArray
     places: FloatArray
     distances: FloatArray
-    neighbors: IntArray
+    neighbors: RowNumbers
 
     @classmethod
     def of(cls, z: FloatArray, *, device: str = "cpu") -> Nearest:
@@ -241,9 +241,10 @@ class Nearest:
         places = places[order]
         scaled = np.ldexp(places, -exponent)  # exact, and squares neither overflow nor vanish
         if not len(places):
-            return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64))
+            return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int32))
         distances, neighbors = nearby(scaled, scaled, min(NEIGHBORS + 1, len(places)), device=device)
-        return cls(order, places, np.ldexp(distances, exponent), neighbors)
+        # held to the end of a run, so in as few bytes as do
+        return cls(order, places, np.ldexp(distances, exponent), neighbors.astype(np.int32))
 
     def among(self, z: FloatArray) -> Nearest | None:
         """Return the same for cells in another order, at coordinates `(n, d)`; None if these differ."""
@@ -283,7 +284,7 @@ def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
     return e.share("neighbor graph", build)
 
 
-def joined(neighbors: IntArray) -> CSR:
+def joined(neighbors: RowNumbers) -> CSR:
     """Return the symmetric graph of 0 and 1 in which each of m is joined to those it lists, `(m, k)`."""
     from scipy.sparse import csr_matrix
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
+from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray, RowNumbers
 
 if TYPE_CHECKING:
     from torch import Tensor  # heavy
@@ -64,12 +64,12 @@ def drawn_rows(rows: int | IntArray, most: int, *, seed: int | np.random.Generat
     return np.sort(np.random.default_rng(seed).choice(every, most, replace=False))
 
 
-def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
+def without_self(neighbors: RowNumbers, cells: IntArray) -> RowNumbers:
     """Drop the querying cell `(m,)` from its neighbours `(m, k + 1)`: `(m, k)`, as `others_than` says."""
     return neighbors[others_than(neighbors, cells)].reshape(len(neighbors), neighbors.shape[1] - 1)
 
 
-def others_than(neighbors: IntArray, cells: IntArray) -> BoolArray:
+def others_than(neighbors: RowNumbers, cells: IntArray) -> BoolArray:
     """Whether a neighbour, `(m, k + 1)`, is not the querying cell `(m,)`: true for all but one of every row.
 
     Duplicates can crowd a cell out of its own list; then the last neighbour is dropped.

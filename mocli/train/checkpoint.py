@@ -43,7 +43,7 @@ class History:
     def record(self, terms: Mapping[str, Tensor]) -> None:
         """Add one step; look at the values when `interval` steps are waiting."""
         self.terms = self.terms or tuple(terms)
-        self._pending.append(torch.stack([value.detach().double() for value in terms.values()]))
+        self._pending.append(torch.stack([value.detach() for value in terms.values()]))
         if len(self._pending) >= self._interval:
             self.flush()
 

@@ -33,6 +33,7 @@ class Accelerator(TorchDispatchMode):
         super().__init__()
         _register()
         self.device, self.waits, self.launched = torch.device(NAME, 0), [], 0
+        self.doubles = set()  # operations that make numbers of double precision, which not every device has
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {}, self)
@@ -92,6 +93,10 @@ def run(func, args, kwargs, accelerator=None):
     result = func(*own[0], **(own[1] | ({"device": "cpu"} if wanted else {})))
     if leaves:
         return result
+    if accelerator is not None and any(
+        isinstance(x, torch.Tensor) and x.dtype is torch.float64 for x in pytree.tree_leaves(result)
+    ):
+        accelerator.doubles.add(f"{name} at {_asked_by()}")
 
     def back(x):
         """Return the same tensor where an operation returns what it was given."""

@@ -10,11 +10,11 @@ from mocli.train.loop import _Stretch
 
 @pytest.fixture
 def accelerator(monkeypatch):
-    """`--device cuda` is the accelerator; `in_steps` of it gathers what the steps of training waited for."""
+    """`--device cuda` is the accelerator; what its steps of training waited for is gathered."""
     if not available():
         pytest.skip("this build of torch cannot have a device that is written in Python")
     choose, step, made = mocli.train.device.choose_device, _Stretch._step, Accelerator()
-    made.in_steps, made.steps = [], 0
+    made.in_steps, made.doubles_in_steps, made.steps = [], set(), 0
 
     class Draws(torch.Generator):
         """The processor draws for it."""
@@ -23,9 +23,11 @@ def accelerator(monkeypatch):
             return super().__new__(cls, "cpu" if device == made.device else device)
 
     def watched(stretch, number):
+        made.doubles.clear()
         with made.watched() as waits:
             terms = step(stretch, number)
         made.in_steps += waits
+        made.doubles_in_steps |= made.doubles
         made.steps += 1
         return terms
 

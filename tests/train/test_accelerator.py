@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import mocli
 from mocli.data.demo import write_demo
 from mocli.nn.likelihoods import negative_binomial_loss, nonzeros_of, poisson_loss
+from mocli.train.checkpoint import History
 from mocli.types import NonZeros
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
@@ -37,10 +38,20 @@ def test_no_step_waits_for_the_device(accelerator, paired, unpaired, tmp_path, m
             places[device] = file[f"obsm/X_{model}"][()]
     assert accelerator.launched > 100
     assert not accelerator.in_steps
+    # which mps lacks
+    assert not accelerator.doubles_in_steps
     assert accelerator.steps >= 2 * 12 or model == "otcca"
     assert np.isfinite(places["cuda"]).all()
     if model not in ("multigrate", "sccross"):  # which draw their noise in another order there
         np.testing.assert_allclose(places["cuda"], places["cpu"], atol=1e-4)
+
+
+def test_losses_are_kept_without_double_precision(accelerator):
+    history, values = History(50), {"fit": torch.tensor(0.1), "kl": torch.tensor(3.0)}
+    history.record({name: v.to(accelerator.device) for name, v in values.items()})
+    assert not accelerator.doubles
+    history.flush()
+    np.testing.assert_array_equal(history.values(), [[float(v) for v in values.values()]])
 
 
 def test_counts_with_extra_zeros_have_the_same_loss_there(accelerator):

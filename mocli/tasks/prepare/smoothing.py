@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
@@ -29,6 +28,7 @@ from mocli.types import (
     FloatArray,
     IntArray,
     ModalityKind,
+    RowNumbers,
     ValueKind,
     takes_counts,
 )
@@ -107,7 +107,7 @@ def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -
     The neighbours are those of the inputs; the weight is 1 minus the mean R^2
     of predicting a linked feature from them, between 0.5 and 0.95.
     """
-    neighbors: Mapping[str, NDArray[np.int32] | None] = {
+    neighbors: Mapping[str, RowNumbers | None] = {
         name: find_neighbors(m.features, seed=seed) for name, m in bundle.modalities.items()
     }
     links = []
@@ -130,31 +130,31 @@ def leading(points: FloatArray, *, ordered: bool) -> FloatArray:
     return points[:, :LEADING] if ordered else points
 
 
-def find_neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] | None:
+def find_neighbors(features: FeatureMatrix, *, seed: int) -> RowNumbers | None:
     """Neighbours of every cell within its modality, `(n, k)`; None for fewer than three cells."""
     if features.neighbors is not None:
-        return features.neighbors.astype(np.int32, copy=False)
+        return features.neighbors
     n = features.n_obs
     if n < 3:
         return None
     ordered = features.n_vars > N_COMPONENTS or are_components(features.names)
     points = leading(principal_components(features, np.arange(n), seed=seed), ordered=ordered)
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
-    # the table lives as long as training does: half the bytes are enough, and no second copy
-    neighbors = np.empty((n, k), np.int32)
+    # the table lives as long as the run does: as few bytes as the numbers need, and no second copy
+    neighbors = np.empty((n, k), np.uint16 if n <= 2**16 else np.int32)
     for rows, _, nearest in nearby_blocks(points, points, k + 1, metric="cosine"):
         neighbors[rows] = without_self(nearest, np.arange(n)[rows])
     return neighbors
 
 
-def _smoothed(features: FeatureMatrix, neighbors: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
+def _smoothed(features: FeatureMatrix, neighbors: RowNumbers | None, *, seed: int) -> FeatureMatrix:
     if neighbors is None:
         return features
     weight = float(np.clip(1 - _explained(features, neighbors, seed=seed).mean(), LEAST, MOST))
     return replace(features, neighbors=neighbors, smoothing=weight)
 
 
-def _explained(features: FeatureMatrix, neighbors: NDArray[np.int32], *, seed: int) -> FloatArray:
+def _explained(features: FeatureMatrix, neighbors: RowNumbers, *, seed: int) -> FloatArray:
     """R^2, at least 0, of each column when predicted by the neighbours' mean, `(n_columns,)`."""
     n = features.n_obs
     rows = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))

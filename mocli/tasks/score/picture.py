@@ -23,7 +23,7 @@ from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.report import featureplots, scatter
 from mocli.report.html import Drawn
 from mocli.tasks.run.guard import return_freed_memory
-from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, RowNumbers
 
 N_NEIGHBORS = 30
 MIN_DIST = 0.3
@@ -64,6 +64,7 @@ def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
     chosen = drawn_rows(len(z), MOST_PLACED, seed=seed)
     xy = np.empty((len(z), 2), np.float32)
     xy[chosen] = _arrange(points[chosen], z[chosen], metric, seed=seed, device=device)
+    return_freed_memory()
     others = np.setdiff1d(np.arange(len(z)), chosen, assume_unique=True)
     distances, neighbors = nearby(points[others], points[chosen], FEW, metric=metric, device=device)
     weight = np.exp(-distances / np.maximum(distances.mean(1, keepdims=True), 1e-12))
@@ -85,7 +86,7 @@ def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, devic
     return _descend(graph, start, n_rounds, n_drawn, rng)
 
 
-def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
+def fuzzy_graph(neighbors: RowNumbers, distances: FloatArray) -> CSR:
     """Return UMAP's symmetric graph of memberships in (0, 1], `(n, n)`, of nearest cells `(n, k)`.
 
     A neighbour at distance d has exp(-(d - rho) / sigma), rho the distance to the nearest other cell and

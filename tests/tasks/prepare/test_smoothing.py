@@ -21,6 +21,7 @@ def test_neighbours_are_the_nearest_others_by_cosine():
     np.fill_diagonal(similarity, -2)
     expected = np.argsort(-similarity, axis=1, kind="stable")[:, :10]
     near = smoothing.find_neighbors(f, seed=0)
+    assert near.dtype == np.uint16
     assert near.shape == (60, 10)
     assert [set(row) for row in near] == [set(row) for row in expected]
 

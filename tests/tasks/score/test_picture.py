@@ -47,6 +47,16 @@ def test_memberships_are_those_of_the_paper():
     assert np.asarray(graph.max(1).todense()).ravel() == pytest.approx(1)  # of the nearest cell
 
 
+def test_cells_looked_at_some_at_a_time_have_the_same_graph(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(70, 4))
+    distances, neighbors = knn(x, x, 9)
+    whole = fuzzy_graph(neighbors, distances)
+    monkeypatch.setattr(picture, "ROWS", 16)
+    parts = fuzzy_graph(neighbors.astype(np.int32), distances)
+    assert (whole != parts).nnz == 0
+    assert (whole != whole.T).nnz == 0
+
+
 def test_more_cells_than_are_laid_out_lie_among_their_neighbours(monkeypatch):
     kind, z = groups(500)
     monkeypatch.setattr(picture, "MOST_PLACED", 200)
