@@ -33,7 +33,7 @@ from mocli.types import Task
 
 CONTROLS = 7
 """Controls of a benchmark, about, each judged as a model is."""
-S_PER_SCORED = 2.5e-3
+S_PER_SCORED = 1.2e-3
 """Of a cell, up to 20,000, while one method is judged by all metrics and drawn (ECCITE-seq, SNARE-seq)."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.nn.neighbors import knn, neighbor_mean
+from mocli.nn.neighbors import chunks, knn, neighbor_mean
 from mocli.report.figures import table
 from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
@@ -27,6 +27,8 @@ N_NEIGHBORS = 20
 N_CANDIDATES = 100
 """Nearest cells in each modality among which a cell finds its neighbours in all of them."""
 N_DIMENSIONS = 30
+PAIRS = 2**14
+"""Pairs of cells whose coordinates are held at once."""
 _LEAST = 1e-4
 
 
@@ -83,8 +85,7 @@ def weighted_neighbors(
     rows, columns = pairs // n, pairs % n
     similarity = np.zeros(len(pairs))
     for m, x in enumerate(scaled):
-        distance = np.sqrt(np.maximum(np.square(x[rows] - x[columns]).sum(1), 0))
-        similarity += weights[rows, m] * kernel(m, distance, rows)
+        similarity += weights[rows, m] * kernel(m, _apart(x, rows, columns), rows)
     order = np.lexsort((columns, -similarity, rows))
     starts = np.searchsorted(rows, np.arange(n))
     chosen = order[starts[:, None] + np.arange(k)]
@@ -111,6 +112,14 @@ def graph_coordinates(graph: WeightedNeighbors, n_dimensions: int = N_DIMENSIONS
     vectors /= np.maximum(np.sqrt(np.square(vectors).mean(0)), 1e-12)
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     return (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
+
+
+def _apart(x: DoubleArray, rows: IntArray, columns: IntArray) -> DoubleArray:
+    """Return the distance of every pair of points of `(n, d)`, `(n_pairs,)`."""
+    distance = np.empty(len(rows))
+    for some in chunks(len(rows), PAIRS):
+        distance[some] = np.sqrt(np.maximum(np.square(x[rows[some]] - x[columns[some]]).sum(1), 0))
+    return distance
 
 
 def _unit(x: DoubleArray) -> DoubleArray:

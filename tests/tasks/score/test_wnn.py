@@ -1,5 +1,7 @@
 """Weighted nearest neighbours on cells that only one of two modalities can tell apart."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,19 @@ def test_similarities_fall_along_a_row():
     assert (np.diff(graph.similarity, axis=1) <= 0).all()
     assert (graph.neighbors != np.arange(30)[:, None]).all()
     assert all(len(set(row)) == len(row) for row in graph.neighbors.tolist())
+
+
+def test_coordinates_of_all_pairs_are_never_held_at_once():
+    x = np.random.default_rng(0).normal(size=(600, 60)).astype("f4")
+    weighted_neighbors([x, x[:, ::-1]])  # what is loaded at first use
+    tracemalloc.start()
+    try:
+        weighted_neighbors([x, x[:, ::-1]])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 100,000 pairs of 60 coordinates are 48 MB a copy
+    assert peak < 40e6
 
 
 def test_other_cells_are_refused():
