@@ -1,5 +1,7 @@
 """Whole commands on an accelerator that the tests make up: no operation on two devices, no wait in a step."""
 
+import traceback
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -8,6 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import mocli
+import mocli.nn.nearby
+import mocli.nn.neighbors
 from mocli.data.demo import write_demo
 from mocli.nn.likelihoods import negative_binomial_loss, nonzeros_of, poisson_loss
 from mocli.train.checkpoint import History
@@ -16,6 +20,17 @@ from mocli.types import NonZeros
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
 QUICK = {"threads": 1, "html": False}
 
+
+SEARCHES = {
+    "noted",
+    "knn_blocks",
+    "nearby_blocks",
+    "assembled",
+    "knn",
+    "nearby",
+    "mutual_pairs",
+    "<listcomp>",
+}
 
 MORE = {
     "multigrate": {"modality_dropout": 0.5, "weight_latent": 1.0, "weight_marginal": 1.0},
@@ -44,6 +59,47 @@ def test_no_step_waits_for_the_device(accelerator, paired, unpaired, tmp_path, m
     assert np.isfinite(places["cuda"]).all()
     if model not in ("multigrate", "sccross"):  # which draw their noise in another order there
         np.testing.assert_allclose(places["cuda"], places["cpu"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "otcca",
+        pytest.param("scmodal", marks=pytest.mark.slow),
+        pytest.param("multigrate", marks=pytest.mark.slow),
+    ],
+)
+def test_neighbours_are_searched_there(accelerator, monkeypatch, tmp_path, model):
+    """Of inputs, of baselines, for metrics, clusters, weights of modalities and the picture."""
+    write_demo(tmp_path, n_cells=120, trimodal=False)
+    searched, points = set(), mocli.nn.neighbors.as_points
+
+    def noted(*rows, device, **more):
+        searched.add(
+            (device, next(f.name for f in traceback.extract_stack()[::-1] if f.name not in SEARCHES))
+        )
+        return points(*rows, device=device, **more)
+
+    monkeypatch.setattr(mocli.nn.neighbors, "as_points", noted)
+    monkeypatch.setattr(mocli.nn.nearby, "as_points", noted)
+    paired = model == "multigrate"
+    inputs = ["multiome.h5mu"] if paired else ["rna.h5ad", "prot.h5ad"]
+    mocli.integrate(
+        [tmp_path / name for name in inputs],
+        links=[] if paired else [tmp_path / "rna-prot.tsv"],
+        model=model,
+        max_steps=None if model == "otcca" else 5,
+        label_key="cell_type",
+        metrics="all",
+        modality_weights=paired,
+        output=tmp_path / "o.h5mu",
+        device="cuda",
+        **QUICK,
+    )
+    # a model's anchors are found before it goes to the device
+    here = {asked for device, asked in searched if device != str(accelerator.device)} - {"anchors"}
+    assert not here
+    assert len(searched) >= 4
 
 
 def test_losses_are_kept_without_double_precision(accelerator):

@@ -163,13 +163,12 @@ def _tried(run: Run, trial: Trial) -> dict[str, float]:
 
     Its messages are dropped: the run that follows logs them for the chosen model.
     """
-    seed, quiet = run.options.seed, Foresight()
-    prepared = load(trial.plan, trial.params, seed=seed, say=quiet.say, warn=quiet.warn)
-    start = build(quiet, trial.request, trial.plan, prepared, trial.params)
+    seed, device, quiet = run.options.seed, str(run.device), Foresight()
+    prepared = load(trial.plan, trial.params, seed=seed, say=quiet.say, warn=quiet.warn, device=device)
+    start = build(quiet, trial.request, trial.plan, prepared, trial.params, device=device)
     training = Training(run.device, seed, max_time=time_left(run), frozen=start.frozen)
     fit(start.model, start.bundle, schedule_of(trial.request.train), training)
     latent, bundle = encode(run, start.model, prepared.bundle), prepared.bundle
-    device = str(run.device)
     scores = score(latent, bundle, {}, seed=seed, names=MEASURES, device=device, beside=False).metrics
     return {key: float(entry["value"]) for key, entry in scores.items() if entry["value"] is not None}
 

@@ -45,6 +45,7 @@ def load(
     warn: Callable[[str], None],
     known_recipe: Known = lambda *_: None,
     backed: bool = False,
+    device: str = "cpu",
 ) -> Prepared:
     """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
 
@@ -52,6 +53,7 @@ def load(
         known_recipe: Gives the transform of a modality that was fitted before, for these options and features
             that must be kept; None where it is to be fitted.
         backed: Whether matrices stay on disk, see `packed`.
+        device: Where neighbours to average over are searched.
 
     Raises:
         InputError: Values that cannot be used, or columns of obs that do not fit their option.
@@ -86,7 +88,7 @@ def load(
         # imported here: a dry run must not pay for torch
         from mocli.tasks.prepare.smoothing import smooth_inputs
 
-        bundle = smooth_inputs(bundle, projects.input_smoothing, seed=seed, say=say)
+        bundle = smooth_inputs(bundle, projects.input_smoothing, seed=seed, say=say, device=device)
     link_recipes = {(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()}
     return Prepared(bundle, recipes, link_recipes, health)
 

@@ -86,29 +86,33 @@ class Reference:
         return FeatureMatrix(averaged, features.names)
 
 
-def smooth_inputs(bundle: MultiOmics, weight: float, *, seed: int, say: Callable[[str], None]) -> MultiOmics:
+def smooth_inputs(
+    bundle: MultiOmics, weight: float, *, seed: int, say: Callable[[str], None], device: str = "cpu"
+) -> MultiOmics:
     """Return the bundle with encoder inputs averaged over own neighbours when a minibatch is cut.
 
     The neighbours are the round(sqrt(n)) nearest cells (10 to 100) by cosine in
-    the leading 30 columns.
+    the leading 30 columns, searched on the device.
     """
     modalities = dict(bundle.modalities)
     for name, m in bundle.modalities.items():
-        neighbors = find_neighbors(m.features, seed=seed)
+        neighbors = find_neighbors(m.features, seed=seed, device=device)
         if neighbors is not None and weight > 0:
             modalities[name] = replace(m, features=replace(m.features, neighbors=neighbors, smoothing=weight))
             say(f"{name}: inputs averaged over the {neighbors.shape[1]} nearest cells, weight {weight:.2f}")
     return replace(bundle, modalities=modalities)
 
 
-def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -> MultiOmics:
+def smooth_links(
+    bundle: MultiOmics, *, seed: int, say: Callable[[str], None], device: str = "cpu"
+) -> MultiOmics:
     """Return the bundle with linked features that are averaged when a minibatch is cut.
 
     The neighbours are those of the inputs; the weight is 1 minus the mean R^2
     of predicting a linked feature from them, between 0.5 and 0.95.
     """
     neighbors: Mapping[str, RowNumbers | None] = {
-        name: find_neighbors(m.features, seed=seed) for name, m in bundle.modalities.items()
+        name: find_neighbors(m.features, seed=seed, device=device) for name, m in bundle.modalities.items()
     }
     links = []
     for link in bundle.links:
@@ -130,7 +134,7 @@ def leading(points: FloatArray, *, ordered: bool) -> FloatArray:
     return points[:, :LEADING] if ordered else points
 
 
-def find_neighbors(features: FeatureMatrix, *, seed: int) -> RowNumbers | None:
+def find_neighbors(features: FeatureMatrix, *, seed: int, device: str = "cpu") -> RowNumbers | None:
     """Neighbours of every cell within its modality, `(n, k)`; None for fewer than three cells."""
     if features.neighbors is not None:
         return features.neighbors
@@ -142,7 +146,7 @@ def find_neighbors(features: FeatureMatrix, *, seed: int) -> RowNumbers | None:
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
     # the table lives as long as the run does: as few bytes as the numbers need, and no second copy
     neighbors = np.empty((n, k), np.uint16 if n <= 2**16 else np.int32)
-    for rows, _, nearest in nearby_blocks(points, points, k + 1, metric="cosine"):
+    for rows, _, nearest in nearby_blocks(points, points, k + 1, metric="cosine", device=device):
         neighbors[rows] = without_self(nearest, np.arange(n)[rows])
     return neighbors
 
@@ -205,10 +209,10 @@ def own_coordinates(m: Modality, rows: IntArray, *, seed: int, standardise: bool
     return principal_components(features, np.arange(len(rows)), seed=seed)
 
 
-def own_neighbors(places: FloatArray) -> IntArray:
+def own_neighbors(places: FloatArray, *, device: str = "cpu") -> IntArray:
     """Nearest other cells within a modality by cosine between such coordinates, `(n, <= 15)`."""
     k = min(N_NEIGHBORS, max(len(places) - 1, 1))
-    return knn(places, places, k, metric="cosine", exclude_self=True)[1]
+    return knn(places, places, k, metric="cosine", exclude_self=True, device=device)[1]
 
 
 def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) -> FloatArray:

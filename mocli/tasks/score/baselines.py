@@ -44,12 +44,14 @@ def link_baselines(
     rows: Mapping[str, IntArray],
     seed: int,
     places: Mapping[str, FloatArray] | None = None,
+    device: str = "cpu",
 ) -> Iterator[Baseline]:
     """Yield link features alone, then smoothed over each modality's own neighbours, one at a time.
 
     Args:
         rows: Rows of each modality to place (all, or a sample where there are many).
         places: Coordinates of these cells from their own features, if they are known already.
+        device: Where their neighbours are searched.
     """
     raw = {
         link.source: dense_rows(link.source_features, rows[link.source]),
@@ -69,7 +71,7 @@ def link_baselines(
             if places is None
             else places[name]
         )
-        smoothed[name] = unit(smooth(raw.pop(name), own_neighbors(x), SMOOTHING))
+        smoothed[name] = unit(smooth(raw.pop(name), own_neighbors(x, device=device), SMOOTHING))
     yield Baseline(
         "smoothed_link_features",
         "linked features, smoothed",

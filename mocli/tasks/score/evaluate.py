@@ -161,7 +161,7 @@ def _link_baselines(
         among = _own_among(own_places, rows)
         whole = all(len(among[name][0]) == len(rows[name]) for name in rows)
         places = {name: z[np.argsort(order)] for name, (order, z) in among.items()} if whole else None
-        for base in link_baselines(bundle, link, rows, seed, places):
+        for base in link_baselines(bundle, link, rows, seed, places, judge.device):
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
             cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
             linked = linked_features(bundle, rows, seed=seed)

@@ -48,11 +48,16 @@ class WeightedNeighbors:
 
 
 def weighted_neighbors(
-    points: Sequence[FloatArray], *, n_neighbors: int = N_NEIGHBORS, n_candidates: int = N_CANDIDATES
+    points: Sequence[FloatArray],
+    *,
+    n_neighbors: int = N_NEIGHBORS,
+    n_candidates: int = N_CANDIDATES,
+    device: str = "cpu",
 ) -> WeightedNeighbors:
     """Find the neighbours of cells by all modalities.
 
     `points`: for each modality `(n, d_m)`, the same cells in the same order, such as principal components.
+    `device`: where neighbours within a modality are searched.
     Raises `ValueError`: the modalities have different cells, or fewer than three.
     """
     n = len(points[0])
@@ -60,7 +65,7 @@ def weighted_neighbors(
         raise ValueError("weighted neighbours need the same three cells or more in every modality")
     k = min(n_neighbors, n - 1)
     scaled = [_unit(np.asarray(x, np.float64)) for x in points]
-    lists = [knn(x, x, min(max(k, n_candidates), n - 1), exclude_self=True) for x in scaled]
+    lists = [knn(x, x, min(max(k, n_candidates), n - 1), exclude_self=True, device=device) for x in scaled]
     nearest = [d[:, 0].astype(np.float64) for d, _ in lists]
     width = [np.maximum(d[:, -1] - d[:, 0], 1e-12).astype(np.float64) for d, _ in lists]
 
@@ -153,7 +158,7 @@ def weigh_modalities(
         own_coordinates(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
         for j, m in enumerate(order)
     ]
-    cell_weights = weighted_neighbors(points).weights.astype(np.float32)
+    cell_weights = weighted_neighbors(points, device=str(run.device)).weights.astype(np.float32)
     weights = {}
     for j, m in enumerate(order):
         weights[names[m]] = np.full(bundle.n_cells, np.nan, np.float32)

@@ -104,6 +104,7 @@ def train_model(
             warn=run.warn,
             known_recipe=recipe_of,
             backed=size.backed > 0,
+            device=str(run.device),
         )
         return_freed_memory()
         describe_inputs(run, plan, prepared.health, prepared.recipes)
@@ -143,8 +144,12 @@ def build(
     prepared: Prepared,
     params: Any,
     origin: InitialModel | None = None,
+    device: str = "cpu",
 ) -> Untrained:
-    """Return a model before its training; the same seed starts from the same weights."""
+    """Return a model before its training; the same seed starts from the same weights.
+
+    `device`: where neighbours to average over are searched.
+    """
     options, seed, bundle = request.train, request.run.seed, prepared.bundle
     torch.manual_seed(seed)
     model: Model = load_class(plan.traits.model).from_bundle(bundle, params)
@@ -162,7 +167,7 @@ def build(
         "frozen": frozen_record(model, options.freeze, frozen),
     }
     if isinstance(params, SmoothsLinks) and params.smooth_links:
-        bundle = smooth_links(bundle, seed=seed, say=tell.say)
+        bundle = smooth_links(bundle, seed=seed, say=tell.say, device=device)
         return_freed_memory()
     return Untrained(model, bundle, frozen, record)
 
@@ -176,7 +181,7 @@ def train(
     origin: InitialModel | None = None,
 ) -> tuple[Model, Fitted, dict[str, Any]]:
     """Return a trained model and where it started."""
-    start = build(run, request, plan, prepared, params, origin)
+    start = build(run, request, plan, prepared, params, origin, str(run.device))
     model, schedule = start.model, schedule_of(request.train)
     fingerprint = fingerprint_of(run, request, plan, prepared, model.params)
     fingerprint |= {
