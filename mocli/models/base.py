@@ -258,9 +258,10 @@ class Begins(Protocol):
         generator: Generator,
         *,
         fresh: bool,
-    ) -> None:
+    ) -> dict[str, float]:
         """Set the stored data of the cells and, where weights are `fresh` and not frozen, the weights.
 
+        Returns figures that say what was found, by name; none where nothing was.
         `read` and `generator` are those of `Solves.solve`. A resumed run calls this again, and then loads
         the weights of its checkpoint.
         """

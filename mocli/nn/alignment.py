@@ -171,6 +171,16 @@ class Alignment:
         """`(B, p_m)` of a set to `(B, k)`, rows of length 1."""
         return F.normalize(x @ self.maps[m] - self.shifts[m], dim=1)
 
+    def figures(self) -> dict[str, float]:
+        """Return how well the maps fit: correlations, the least evenness of partners, agreement of links."""
+        found = {"correlation": float(self.correlations.mean())}
+        found["first_correlation"] = float(self.correlations[0])
+        if self.evenness:
+            found["evenness"] = min(self.evenness)
+        if self.agreement:
+            found["link_agreement"] = sum(self.agreement) / len(self.agreement)
+        return found
+
 
 def align(
     points: Sequence[Tensor],

@@ -104,7 +104,8 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
         was_over = snapshot is not None and snapshot.meta.get("phase", "") is None
         if isinstance(model, Begins) and not was_over:
             with _all_cells(bundle, training) as (read, generator):
-                model.begin(bundle, read, generator, fresh=training.fresh)
+                if figures := model.begin(bundle, read, generator, fresh=training.fresh):
+                    logger.info("cells aligned in closed form first: %s", told(figures))
         first = int(isinstance(model, Solves))
         for index, phase in enumerate(trainable(model.phases(schedule, bundle)), start=first):
             if index < len(done.phases):
@@ -173,6 +174,11 @@ def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) 
     done.stop_reason = SOLVED
     done.phases.append({"name": SOLVED, "steps": 0, "stop_reason": SOLVED})
     done.losses[SOLVED] = {name: dict.fromkeys(("first", "last", "min"), v) for name, v in figures.items()}
+
+
+def told(figures: Mapping[str, float]) -> str:
+    """Return figures as they are told."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in figures.items())
 
 
 def _run(stretch: _Stretch, done: Fitted) -> None:

@@ -62,9 +62,12 @@ def evenness_used(name, module, options, monkeypatch, **overrides):
 
 @pytest.mark.parametrize("uneven", [True, False])
 @pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal)])
-def test_partners_of_a_minibatch_follow_the_compositions(name, module, uneven, tmp_path, monkeypatch):
+def test_partners_of_a_minibatch_follow_the_compositions(name, module, uneven, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mocli")
     (evenness,) = evenness_used(name, module, experiments(tmp_path, uneven=uneven), monkeypatch)
     assert evenness < 1 if uneven else evenness == 1
+    if name == "scmodal":
+        assert f"evenness {evenness:.2f}" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal)])

@@ -123,14 +123,8 @@ class Otcca:
         for m, (weight, shift) in enumerate(zip(alignment.maps, alignment.shifts, strict=True)):
             self.module.weight(m).copy_(weight)
             getattr(self.module, f"shift_{m}").copy_(shift)
-        correlations = alignment.correlations
-        self.module.get_buffer("correlations").copy_(correlations)
-        figures = {"correlation": float(correlations.mean()), "first_correlation": float(correlations[0])}
-        if alignment.evenness:
-            figures["evenness"] = min(alignment.evenness)
-        if alignment.agreement:
-            figures["link_agreement"] = sum(alignment.agreement) / len(alignment.agreement)
-        return figures
+        self.module.get_buffer("correlations").copy_(alignment.correlations)
+        return alignment.figures()
 
     def _settings(self) -> AlignmentSettings:
         shared = {

@@ -257,10 +257,10 @@ class Scmodal:
         generator: Generator,
         *,
         fresh: bool,
-    ) -> None:
+    ) -> dict[str, float]:
         """Align the cells in closed form; fresh encoders start there, and anchors use this alignment."""
         if self.params.start == "random" or not self.params.n_pcs:
-            return
+            return {}
         names = list(self.shape.widths)
         drawn = read({name: draw(bundle.modalities[name].n_obs, LANDMARKS, generator) for name in names})
         numbered = {(names.index(a), names.index(b)): drawn.links[a, b] for a, b in self.shape.edges}
@@ -269,11 +269,12 @@ class Scmodal:
             bool(v.isfinite().all())
             for v in (*points, *(side for pair in numbered.values() for side in pair))
         ):
-            return  # the first step tells of it
+            return {}  # the first step tells of it
         alignment = align(points, numbered, AlignmentSettings(evenness=self.params.evenness), generator)
         self.module.aligned = alignment
         if fresh:
             self.module.begin_at(alignment)
+        return alignment.figures()
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""

@@ -19,7 +19,7 @@ from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel
-from mocli.train.loop import Fitted
+from mocli.train.loop import Fitted, told
 from mocli.types import IntArray, Pairing
 
 
@@ -166,7 +166,7 @@ def describe_training(
         "frozen": frozen,
     }
     if done.stop_reason == SOLVED:
-        figures = ", ".join(f"{n.replace('_', ' ')} {v['last']:.2f}" for n, v in done.losses[SOLVED].items())
+        figures = told({name: value["last"] for name, value in done.losses[SOLVED].items()})
         run.say(f"solved in closed form, without steps of training: {figures}")
     else:
         run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
