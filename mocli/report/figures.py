@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -168,9 +168,16 @@ def table(title: str, sentence: str, columns: Sequence[str], rows: Sequence[Sequ
 
 
 def column_table(
-    title: str, sentence: str, columns: Mapping[str, Any] | Any, *, digits: int | None = 6
+    title: str, sentence: str, columns: Any, *, digits: int | None = 6, most: int | None = None
 ) -> Entry:
-    """Return a table from columns by name, or a DataFrame, with floats rounded to some significant digits."""
+    """Return a table from columns by name, or a DataFrame, with floats rounded to some significant digits.
+
+    `most`: rows of a DataFrame that are shown; the title then says how many of all they are.
+    """
+    if most is not None:
+        first = columns.head(most)
+        title += f" (the first {len(first):,} of {len(columns):,})" if len(first) < len(columns) else " (all)"
+        columns = first
     values = {str(name): _listed(columns[name], digits) for name in columns}
     return table(title, sentence, [*values], [*zip(*values.values(), strict=True)])
 

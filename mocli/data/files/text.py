@@ -10,9 +10,12 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mocli.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd  # heavy
 
 MOST = 1 << 29
 """Most characters of a table that is read into memory; a longer one is not a table of names."""
@@ -72,6 +75,34 @@ def text_lines(
     except (OSError, EOFError, zlib.error) as error:
         hint = "copy or write it again"
         raise InputError(f"{what} cannot be read", file=file, found=error, hint=hint) from error
+
+
+def tab_separated(
+    path: str | Path, what: str, *, expected: str, fewest: int, most: int | None = None
+) -> pd.DataFrame:
+    """Read columns of text without a header, named 0, 1, ...; empty lines and those after `#` are left out.
+
+    Args:
+        what, expected: As for `text_lines`.
+        fewest, most: Columns that there must be.
+
+    Raises:
+        InputError: As `text_lines` raises it; or a line has fewer columns, or more.
+    """
+    import pandas as pd  # heavy
+
+    rows: list[list[str]] = []
+    for number, line in text_lines(path, what, expected=expected):
+        if line.strip() and not line.startswith("#"):
+            rows.append(line.split("\t"))
+            if not fewest <= len(rows[-1]) <= (most or len(rows[-1])):
+                found = f"line {number} has {len(rows[-1])}"
+                raise InputError(
+                    f"{what} has another number of columns", file=path, found=found, expected=expected
+                )
+    if not rows:
+        raise InputError(f"{what} is empty", file=path, expected=expected)
+    return pd.DataFrame(rows).fillna("")
 
 
 def _unpacked(stream: Any) -> io.BufferedReader:

@@ -15,7 +15,6 @@ from mocli.data.features.index import Features, features_of
 from mocli.data.features.loci import has_places
 from mocli.data.files.modality import ModalityFile, of_anndata
 from mocli.data.files.obs import find_column
-from mocli.data.write.outfile import write_tsv
 from mocli.errors import UsageError
 from mocli.models.registry import available
 from mocli.tasks.gene2peak.cells import (
@@ -34,13 +33,16 @@ from mocli.tasks.gene2peak.options import PEAK_SETS, Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import read_classes, read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, mean_by_group, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
-from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
+from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence, with_columns
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.translation import Direction, Translation
 from mocli.tasks.prepare.plan import Aim, open_modalities
-from mocli.tasks.relate.relate import Candidates, Related, choose_genes, find_candidates
+from mocli.tasks.relate.correlate import genomic_pairs
+from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
+from mocli.tasks.relate.relate import Candidates, Related, choose_genes, find_candidates, relate_features
+from mocli.tasks.relate.report import draw_relations, report_relations, summarise, write_pairs
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.options import UNNAMED, DataOptions
 from mocli.tasks.run.paths import read_description
@@ -178,8 +180,7 @@ def silence_in_model(run: Run, request: Request, options: Gene2PeakOptions, way:
         result = silence(cells, options, way, seed=request.run.seed, tell=run)
     report_silencing(run, result)
     with run.timed("write"):
-        beside = {path.suffix: path for path in run.paths.beside}
-        write_silencing(run, result, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
+        write_silencing(run, result)
         run.finish(lambda: {"drawn": draw_silencing(result, _openness(cells, options))})
 
 
@@ -226,9 +227,6 @@ def silence_genes(
 
 def _quiet(_: str) -> None:
     """Drop messages that were logged already."""
-
-
-"""Strongest pairs of every feature that are tested if features have no positions and pairs are too many."""
 
 
 @subcommand(Gene2PeakOptions)
@@ -347,8 +345,6 @@ def _work(request: Request, options: Gene2PeakOptions, run: Run) -> None:
     if options.method == "metacells":
         relate_measured(run, request, options)
         return
-    # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-
     way = way_in(name_of(request, options), options)
     if way is not None:
         silence_in_model(run, request, options, way)
@@ -359,7 +355,6 @@ def _work(request: Request, options: Gene2PeakOptions, run: Run) -> None:
 def _correlate(run: Run, request: Request, options: Gene2PeakOptions) -> None:
     """Impute expression where peaks were measured, correlate the two, and write the table."""
     from mocli.tasks.impute.work import obtain_model, translate
-    from mocli.tasks.relate.relate import relate_features
 
     of_imputation = _of_imputation(options)
     surveyed = survey(request, of_imputation, Task.GENE2PEAK, run)
@@ -387,10 +382,6 @@ def _correlate(run: Run, request: Request, options: Gene2PeakOptions) -> None:
 
 def _beside_metacells(run: Run, translation: Translation, related: Related, *, seed: int) -> Related:
     """Score pairs over metacells as well, where cells were measured in both, and sort by that score."""
-    from mocli.tasks.gene2peak.work import with_columns
-    from mocli.tasks.relate.correlate import genomic_pairs
-    from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
-
     vicinity, columns = related.candidates.vicinity, related.candidates.columns
     partners = translation.partners()
     both = np.flatnonzero(partners >= 0)
@@ -412,14 +403,7 @@ def _beside_metacells(run: Run, translation: Translation, related: Related, *, s
 
 
 def _deliver(run: Run, direction: str, related: Related) -> None:
-    from mocli.tasks.relate.report import draw_relations, over_all, report_relations, summarise, write_bedpe
-
     report_relations(run, related, direction)
-    write_tsv(run.paths.output, related.table)
-    run.add_output(run.paths.output, summarise(related), first=True)
-    vicinity = related.candidates.vicinity
-    for path in run.paths.beside:
-        assert vicinity is not None
-        write_bedpe(path, over_all(related.table), vicinity)
-        run.add_output(path, "the same over all cells as arcs, for genome browsers")
+    strength = related.table["correlation"]
+    write_pairs(run, related.table, summarise(related), related.candidates.vicinity, strength)
     run.finish(lambda: {"drawn": draw_relations(related)})

@@ -14,7 +14,6 @@ from mocli.data.files.contents import choose_layer
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.transforms.transform import median_total, row_sums, scale_rows
-from mocli.data.write.outfile import write_tsv
 from mocli.errors import InputError, MocliError, UsageError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.report.figures import column_table, figure
@@ -37,7 +36,7 @@ from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
 from mocli.tasks.relate.relate import Candidates, choose_genes, find_candidates
-from mocli.tasks.relate.report import SHOWN, over_all, tell_left_out, write_bedpe
+from mocli.tasks.relate.report import SHOWN, over_all, share_passing, tell_left_out, write_pairs
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell, progress
 from mocli.tasks.run.request import Request
@@ -221,14 +220,8 @@ def relate_measured(run: Run, request: Request, options: Gene2PeakOptions) -> No
     tell_left_out(run, result, left_out, FEWEST_CELLS)
     _report(run, result, precision)
     with run.timed("write"):
-        write_tsv(run.paths.output, result)
-        tested = over_all(result)
-        run.add_output(
-            run.paths.output, f"{len(tested):,} pairs of a gene and a peak, scored over metacells", first=True
-        )
-        for path in run.paths.beside:
-            write_bedpe(path, tested.assign(correlation=tested["score"]), vicinity)
-            run.add_output(path, "the same over all cells as arcs for genome browsers")
+        what = f"{len(over_all(result)):,} pairs of a gene and a peak, scored over metacells"
+        write_pairs(run, result, what, vicinity, result["score"])
         openness = mean_by_group(cells.peaks, cells.group)
         run.finish(lambda: {"drawn": draw_tracks(vicinity, result, openness, link="score")})
 
@@ -252,28 +245,20 @@ def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs, *, seed: int) -> dict[str
 def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, object]]]) -> None:
     tested = over_all(result)
     fdr = tested["fdr"].to_numpy(dtype=np.float64)
-    with_fdr = np.isfinite(fdr)
     run.report.metrics |= {
         "metacells_tested": figure(len(tested), "Pairs tested", "Pairs of a gene and a peak of its window."),
-        "metacells_fdr10": figure(
-            float((fdr[with_fdr] < FDR).mean()) if with_fdr.any() else None,
-            "Share of pairs with an FDR below 10%",
-            "Of the pairs with a p value; null: genes and peaks of different chromosomes.",
-            bounds=(0.0, 1.0),
-            n=int(with_fdr.sum()),
-        ),
+        "metacells_fdr10": share_passing(fdr, FDR, "genes and peaks of different chromosomes"),
     }
     hold_against(run, precision, ("metacells",))
     run.report.tables |= precision_tables(precision)
-    top = tested.head(SHOWN)
-    shown = "all" if len(top) == len(tested) else f"the first {len(top):,} of {len(tested):,}"
     run.report.tables["pairs"] = column_table(
-        f"Pairs of genes and peaks, the best first ({shown})",
+        "Pairs of genes and peaks, the best first",
         "score is the mean of z_gene and z_peak: the correlation over metacells compared with the gene's "
         "correlations with equally open peaks of other chromosomes, and with the peak's correlations with "
         "genes of other chromosomes. p is its rank among such scores of genes and peaks on different "
         "chromosomes. spearman and pearson are over single cells, for comparison.",
-        top,
+        tested,
+        most=SHOWN,
     )
     conclude(
         run, fdr, precision, "metacells", way="genes and peaks correlated over metacells, without a model"

@@ -23,6 +23,7 @@ from torch import Tensor
 from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.data.features.loci import intervals_of
+from mocli.data.files.text import tab_separated
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.units import PeakPanel, Silenced, Units, tail_p
@@ -42,14 +43,7 @@ def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None
 
     Raises `InputError`: the file is missing or has another format, or none of its peaks is in the data.
     """
-    try:
-        frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the peak sets cannot be read", file=path, found=str(error), expected=_EXPECTED
-        ) from error
-    if frame.shape[1] < 2:
-        raise InputError("the peak sets have one column", file=path, expected=_EXPECTED)
+    frame = tab_separated(path, "the file of peak sets", expected=_EXPECTED, fewest=2)
     is_bed = frame.shape[1] >= _BED and bool(frame[1].str.isdecimal().mean() > 0.5)
     sets: dict[str, IntArray] = {}
     if is_bed:
@@ -271,19 +265,7 @@ def read_classes(path: str | Path, sets: Mapping[str, object], warn: Callable[[s
     Raises `InputError`: the file is absent or of another form, or no two classes have a set.
     """
     expected = "two columns, set and class, such as: GATA1 <tab> activator"
-    try:
-        frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the classes of peak sets cannot be read", file=path, found=str(error), expected=expected
-        ) from error
-    if frame.shape[1] != 2:
-        raise InputError(
-            "the classes of peak sets have another format",
-            file=path,
-            found=f"{frame.shape[1]} columns",
-            expected=expected,
-        )
+    frame = tab_separated(path, "the file of classes of peak sets", expected=expected, fewest=2, most=2)
     folded = {name.casefold(): name for name in sets}
     rows = [(folded.get(name.casefold()), one) for name, one in zip(frame[0], frame[1], strict=True)]
     class_of = {name: one for name, one in rows if name is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 
 from mocli.data.features.loci import Vicinity
 from mocli.data.write.outfile import write_tsv
-from mocli.report.featureplots import MOST_GROUPS, Locus, locus_plot
+from mocli.report.featureplots import MOST_GROUPS, Locus, distance_plot, locus_plot
 from mocli.report.figures import Better, Entry, column_table, figure, plural, spoken
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
@@ -19,12 +18,11 @@ from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.truth import CHANCE, PROMOTERS
 from mocli.tasks.gene2peak.work import SilencingResult
-from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
+from mocli.tasks.relate.report import SHOWN, over_all, share_passing, write_pairs
 from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
 from mocli.types import CSR, DoubleArray, IntArray, StrArray
 
-PEAK_SETS = ".peaksets.tsv"
 AREAS = "silencing_auprc"
 """Figures of every score; a table shows them."""
 
@@ -170,19 +168,18 @@ def report_silencing(run: Run, result: SilencingResult) -> None:
             f"no gene is expressed in {options.min_cells:,} cells of any of these groups: "
             + ", ".join(result.left_out)
         )
-    top = table.head(SHOWN)
-    shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
     what = _done(options)
     run.report.tables["silencing"] = column_table(
-        f"Genes {what} and the peaks that change ({shown})",
+        f"Genes {what} and the peaks that change",
         f"Route: {route_words(options, result.way)}. By score, over all cells that express the gene. delta "
         f"is the sum over these cells of the decoded share of the peak, {what} less original; change is "
         "delta over the original; z compares it with peaks of other chromosomes that are as open and as near "
         "to a gene; spearman and pearson are of measured values, for comparison. score weighs the change and "
         "z_metacells, the correlation of measured values over metacells held against other genes and peaks, "
         "as promoters of other chromosomes suggest.",
-        top,
-    )  # fmt: skip
+        table,
+        most=SHOWN,
+    )
     if result.too_few:
         run.report.tables["genes_left_out"] = rows_table(
             f"Genes expressed in fewer than {options.min_cells:,} cells, left out",
@@ -229,17 +226,13 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
     ) -> Any:
         return figure(value, title, text, better=better, bounds=(0.0, None if n is None else 1.0), n=n)
 
-    fdr = table["fdr"].to_numpy(dtype=np.float64)
-    fdr = fdr[np.isfinite(fdr)]
     figures = {
         "silencing_tested": entry(len(table), "Pairs tested", "Pairs of a gene and a peak."),
         "silencing_genes": entry(table["gene"].nunique(), "Genes tested", "Genes in a tested pair."),
-        "silencing_fdr10": entry(
-            float((fdr < _FDR).mean()) if len(fdr) else None, "Share of pairs with an FDR below 10%",
-            "Of the pairs with a p value; null: matched peaks of other chromosomes, matched genes.",
-            n=len(fdr),
+        "silencing_fdr10": share_passing(
+            table["fdr"], _FDR, "matched peaks of other chromosomes, matched genes"
         ),
-    }  # fmt: skip
+    }
     p = result.permuted[np.isfinite(result.permuted)]
     if len(p):
         figures["silencing_permuted_p5"] = entry(
@@ -259,32 +252,25 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
     return figures
 
 
-def write_silencing(run: Run, result: SilencingResult, *, bedpe: Path | None, peak_sets: Path | None) -> None:
+def _links(result: SilencingResult) -> pd.Series:
+    """Return how strongly each gene and peak are linked: the score, or the change in the direction meant."""
+    sign = 1 if result.options.direction == "raise" else -1
+    return result.table.get("score", sign * result.table["change"])
+
+
+def write_silencing(run: Run, result: SilencingResult) -> None:
     """Write the table, arcs and peak sets."""
-    write_tsv(run.paths.output, result.table)
     groups = len(result.groups) - 1
     within = f" and within {groups} groups" if groups else ""
-    table = over_all(result.table)
-    run.add_output(
-        run.paths.output,
-        f"{len(table):,} pairs of a gene and a peak, with what changes when the gene is "
-        f"{_done(result.options)}, over all cells{within}",
-        first=True,
+    what = (
+        f"{len(over_all(result.table)):,} pairs of a gene and a peak, with what changes when the gene is "
+        f"{_done(result.options)}, over all cells{within}"
     )
-    if bedpe is not None:
-        assert result.candidates.vicinity is not None
-        score = 1 if result.options.direction == "raise" else -1
-        write_bedpe(
-            bedpe,
-            table.assign(correlation=table.get("score", score * table["change"])),
-            result.candidates.vicinity,
-        )
-        run.add_output(
-            bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
-        )
-    if peak_sets is not None and result.peak_sets is not None:
-        write_tsv(peak_sets, result.peak_sets.table)
-        run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
+    write_pairs(run, result.table, what, result.candidates.vicinity, _links(result))
+    if result.peak_sets is not None:
+        path = next(path for path in run.paths.beside if path.suffix == ".tsv")
+        write_tsv(path, result.peak_sets.table)
+        run.add_output(path, "sets of peaks when their factor changes, against random peaks")
 
 
 def draw_silencing(result: SilencingResult, openness: Mapping[str, DoubleArray]) -> list[Drawn]:
@@ -292,17 +278,14 @@ def draw_silencing(result: SilencingResult, openness: Mapping[str, DoubleArray])
 
     `openness`: means of all peaks by group, as `mean_by_group` gives them.
     """
-    from mocli.report import featureplots as pictures
-    from mocli.report import html
-
     vicinity, table = result.candidates.vicinity, result.table
     if vicinity is None or not len(table):
         return []
     sign = 1 if result.options.direction == "raise" else -1
     over = over_all(table)
     drawn = [
-        html.Drawn(
-            pictures.distance_plot(
+        Drawn(
+            distance_plot(
                 over["distance_to_tss"].to_numpy(), 100 * sign * over["change"].to_numpy(),
                 label="link, % of the peak",
             ),
@@ -310,7 +293,7 @@ def draw_silencing(result: SilencingResult, openness: Mapping[str, DoubleArray])
             f"One point a pair, over all cells: {'rise' if sign > 0 else 'fall'} of the peak.",
         )
     ]  # fmt: skip
-    linked = table.assign(link=table.get("score", sign * table["change"]))
+    linked = table.assign(link=_links(result))
     return drawn + draw_tracks(vicinity, linked, openness, link="link", changed=True)
 
 

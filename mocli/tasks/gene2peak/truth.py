@@ -16,6 +16,7 @@ import pandas as pd
 
 from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.data.features.loci import Vicinity
+from mocli.data.files.text import tab_separated
 from mocli.errors import InputError
 from mocli.tasks.relate.promoters import PROMOTER
 from mocli.types import BoolArray, DoubleArray, IntArray
@@ -114,7 +115,6 @@ CHANCE = "chance"
 """Name of the score that pairs in random order have."""
 
 _EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
-_COLUMNS = 6
 
 
 def read_truth(path: str | Path, vicinity: Vicinity) -> BoolArray:
@@ -126,16 +126,7 @@ def read_truth(path: str | Path, vicinity: Vicinity) -> BoolArray:
     Raises:
         InputError: The file cannot be read as BEDPE, or no pair is in it.
     """
-    try:
-        frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the file of known pairs cannot be read", file=path, found=str(error), expected=_EXPECTED
-        ) from error
-    if frame.shape[1] < _COLUMNS:
-        raise InputError(
-            "the file of known pairs has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED
-        )
+    frame = tab_separated(path, "the file of known pairs", expected=_EXPECTED, fewest=6)
     # a header, or lines for pairs without a place ("." and -1)
     good = frame[[1, 2, 4, 5]].apply(lambda column: column.str.isdecimal()).all(axis=1)
     frame = frame[good].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What a run reports of feature relations: figures, the strongest pairs, pictures."""
+"""What a run reports of feature relations: figures, the strongest pairs, featureplots."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mocli.data.features.loci import Vicinity
 from mocli.data.write.outfile import write_tsv
 from mocli.errors import some
+from mocli.report import featureplots
 from mocli.report.figures import Entry, column_table, figure, spoken
 from mocli.report.html import Drawn
 from mocli.tasks.relate.correlate import FEWEST_CELLS
@@ -19,7 +21,7 @@ from mocli.tasks.relate.promoters import Figures
 from mocli.tasks.relate.relate import LINKED, MEASURED, Related
 from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
-from mocli.types import IntArray
+from mocli.types import DoubleArray, IntArray
 
 MOST_NAMED = 8
 """Most groups named in a warning."""
@@ -187,15 +189,8 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         )
     entries = {f"{name}[{direction}]": figure(*entry) for name, entry in counts.items()}
     for column, (name, null) in _NULLS.items():
-        fdr = table[column].to_numpy(dtype=np.float64)
-        fdr = fdr[np.isfinite(fdr)]
-        share = float((fdr < _FDR).mean()) if len(fdr) else None
         key = f"relations_fdr5_{name}[{direction}]"
-        entries[key] = figure(
-            share, f"Share of pairs with an FDR below 5%, {name} null",
-            f"Of the pairs with a p value; null: {null}.",
-            bounds=(0.0, 1.0), n=len(fdr),
-        )  # fmt: skip
+        entries[key] = share_passing(table[column], _FDR, null, f", {name} null")
     both = table[[MEASURED, "correlation"]].dropna() if MEASURED in table else table.iloc[:0]
     if len(both) > 2 and both.std().min() > 0:
         entries[f"relations_agreement[{direction}]"] = figure(
@@ -240,22 +235,18 @@ def _enrichment(figures: Figures, n: int, direction: str) -> dict[str, Entry]:
 
 
 def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
-    top = table[table["correlation"].notna().to_numpy()].head(SHOWN)
-    shown = "all" if len(top) == len(table) else f"the {len(top):,} strongest of {len(table):,}"
     run.report.tables["relations"] = column_table(
-        f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
+        f"Pairs of {' and '.join(related.candidates.labels)}, the strongest first",
         "Sorted by the size of the correlation over all cells. A small matched FDR says that the pair "
         "stands out from the feature's correlations elsewhere; a small plain FDR says only that both "
         "differ between cells.",
-        top,
+        table[table["correlation"].notna().to_numpy()],
+        most=SHOWN,
     )
 
 
 def draw_relations(related: Related) -> list[Drawn]:
     """Return the pictures: correlation over distance, and each feature's strongest partner."""
-    from mocli.report import featureplots as pictures
-    from mocli.report import html
-
     table = over_all(related.table)
     first, second = related.candidates.labels
     correlation = table["correlation"].to_numpy()
@@ -263,16 +254,16 @@ def draw_relations(related: Related) -> list[Drawn]:
     drawn = []
     if "distance_to_tss" in table:
         drawn.append(
-            html.Drawn(
-                pictures.distance_plot(table["distance_to_tss"].to_numpy(), correlation),
+            Drawn(
+                featureplots.distance_plot(table["distance_to_tss"].to_numpy(), correlation),
                 "Correlation and distance",
                 f"One point a pair: the imputed {first} against the measured {second}, over all cells.",
             )
         )
     else:
         drawn.append(
-            html.Drawn(
-                pictures.correlation_histogram(correlation, small),
+            Drawn(
+                featureplots.correlation_histogram(correlation, small),
                 "Correlation of all pairs",
                 f"Imputed {first} against measured {second} features, over all cells.",
             )
@@ -285,8 +276,8 @@ def draw_relations(related: Related) -> list[Drawn]:
     if far is not None:
         texts = [f"{t} ({d / 1000:+.1f} kb)" for t, d in zip(texts, far, strict=True)]
     drawn.append(
-        html.Drawn(
-            pictures.strongest_partners(texts, correlation[best], small[best]),
+        Drawn(
+            featureplots.strongest_partners(texts, correlation[best], small[best]),
             f"The strongest {second} of each {first}",
             f"Of {len(lines):,} {first} features those with the strongest partner.",
         )
@@ -303,6 +294,35 @@ def summarise(related: Related) -> str:
         f"{len(over_all(related.table)):,} relations of imputed {first} and measured {second} features, "
         f"over all cells{within}"
     )
+
+
+def share_passing(fdr: ArrayLike, limit: float, null: str, which: str = "") -> Entry:
+    """Return the share of pairs whose FDR is below a limit, among those with a p value."""
+    values: DoubleArray = np.asarray(fdr, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    return figure(
+        float((values < limit).mean()) if len(values) else None,
+        f"Share of pairs with an FDR below {limit:.0%}{which}",
+        f"Of the pairs with a p value; null: {null}.",
+        bounds=(0.0, 1.0),
+        n=len(values),
+    )
+
+
+def write_pairs(
+    run: Run, table: pd.DataFrame, what: str, vicinity: Vicinity | None, strength: pd.Series
+) -> None:
+    """Write a table of pairs, and where asked for those over all cells as arcs for genome browsers.
+
+    `strength`: what scores the arc of each row.
+    """
+    write_tsv(run.paths.output, table)
+    run.add_output(run.paths.output, what, first=True)
+    for path in run.paths.beside:
+        if path.suffix == ".bedpe":
+            assert vicinity is not None
+            write_bedpe(path, over_all(table.assign(correlation=strength)), vicinity)
+            run.add_output(path, "the same over all cells as arcs; the score rises with the link")
 
 
 def write_bedpe(path: Path, table: pd.DataFrame, vicinity: Vicinity) -> None:

@@ -307,7 +307,7 @@ def test_genes_that_were_not_measured_are_counted_apart(tissue, again, tmp_path)
         ({"truth": "x.bedpe", "gtf": None}, UsageError, "--truth needs the genes"),
         ({"source": "rna", "target": "atac"}, UsageError, "not the other way round"),
         ({"group_key": "cell_typ"}, InputError, "cell_typ"),
-        ({"peak_sets": "absent.tsv"}, InputError, "cannot be read"),
+        ({"peak_sets": "absent.tsv"}, InputError, "does not exist"),
         ({"peak_set_classes": "absent.tsv"}, UsageError, "needs --peak-sets"),
     ],
 )

@@ -51,8 +51,8 @@ def test_files_of_classes_that_cannot_be(tmp_path):
     sets, warned = dict.fromkeys(SETS), []
     path = tmp_path / "c.tsv"
     for text, words in (
-        ("F0\n", "another form"),
-        ("", "cannot be read"),
+        ("F0\n", "another number of columns"),
+        ("", "is empty"),
         ("F0\tx\nF1\tx\n", "no two classes"),
         ("G0\tx\nG1\ty\n", "no two classes"),
     ):
