@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
+from mocli.data.files.kinds import kind_of
 from mocli.data.links.linktable import COLUMNS, DIALECT_KINDS, POSITIONS, LinkTable
 from mocli.data.links.route import FirstRoute, chained
 from mocli.errors import InputError, did_you_mean
@@ -50,8 +51,6 @@ def find_modality(name: str, features: Sequence[Features], *, file: str) -> int 
 
     Raises `InputError` if the word fits several modalities.
     """
-    from mocli.data.files.kinds import kind_of
-
     positions = [k for k, f in enumerate(features) if f.modality == name]
     positions = positions or [k for k, f in enumerate(features) if f.modality.casefold() == name.casefold()]
     kind = kind_of(name)

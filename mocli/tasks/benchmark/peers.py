@@ -22,7 +22,7 @@ from mocli.data.files.obs import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import EnvironmentProblem, InputError, MocliError, UsageError
-from mocli.peers.registry import RUNNER, Peer
+from mocli.peers.registry import RUNNER, Peer, peers_named
 from mocli.report.figures import table as rows_table
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.contender import Contender, placed
@@ -160,8 +160,6 @@ def asked_peers(
     Raises `UsageError`: a peer or a hyper-parameter that does not exist, no Python, or a Python that is not
     needed.
     """
-    from mocli.peers.registry import peers_named
-
     if not names:
         if python is not None:
             raise UsageError(

@@ -21,7 +21,7 @@ from mocli.tasks.benchmark.page import pictures
 from mocli.tasks.benchmark.peers import PeerRun, PeersWork, costs_of
 from mocli.tasks.benchmark.processes import Processes
 from mocli.tasks.benchmark.runs import ModelRun
-from mocli.tasks.benchmark.scorer import Scorer
+from mocli.tasks.benchmark.scorer import MEAN, Scorer, control_name, loss_ratios, reconstruction
 from mocli.tasks.benchmark.table import (
     CHANCE,
     REAL_CELLS,
@@ -251,8 +251,6 @@ class Benchmark:
 
     def _reconstructed(self, training: ModelRun, records: Sequence[Record]) -> list[Record]:
         """Return how well the held-out cells of a run are reconstructed, beside the control."""
-        from mocli.tasks.benchmark.scorer import MEAN, control_name, reconstruction
-
         self.run.say(f"decoding the cells of {training.name}")
         try:
             by_method = reconstruction(
@@ -275,8 +273,6 @@ class Benchmark:
 
     def _loss_ratios(self, training: ModelRun, studied: dict[str, Any]) -> dict[str, Any]:
         """Return the loss of a study over that of the run without one, on the cells that the study scores."""
-        from mocli.tasks.benchmark.scorer import loss_ratios, reconstruction
-
         same = (training.purpose, training.model, training.seed)
         whole = [t for t in self.planned if (t.purpose, t.model, t.seed) == same and t.parent and not t.study]
         if not training.study or not whole or not whole[0].finished():

@@ -31,6 +31,7 @@ from mocli.tasks.prepare.pairing import Relation, relate_files
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
+from mocli.tasks.trained.train import load_given
 from mocli.types import BoolArray, IntArray, ModalityKind, Pairing, StrArray, Task
 
 FEWEST_COMPARED = 20
@@ -157,8 +158,6 @@ def _of_model(
     request: Request, options: ImputeOptions, files: list[ModalityFile], task: Task, tell: Tell
 ) -> Direction:
     # imported here: a dry run must not pay for torch
-    from mocli.tasks.trained.train import load_given
-
     assert options.from_model is not None
     saved = load_given(tell, request, options.from_model, task, files)
     source, target = options.source, options.target

@@ -123,8 +123,6 @@ def carry(
     A label of one modality holds for the same cell in another, unless the cells are unpaired. Cells without
     signal neither vote nor get a label: their latent coordinates are not meaningful.
     """
-    from mocli.metrics.label_votes import Labelled, threshold
-
     codes_known = own_codes(labels, bundle)
     assigned, below, left_out = {}, {}, {}
     for name, own_label in codes_known.items():
@@ -153,8 +151,6 @@ def ask(
     A whole modality may lie apart from the others, which is no sign of types that they lack.
     """
     # imported here and above: a dry run must not pay for scikit-learn and torch
-    from mocli.metrics.label_votes import vote
-
     votes = vote(z, z_voters, codes, n_levels=n_levels, device=reference.device)
     return Assigned(votes.best, votes.confidence, reference.score(z, apart_as_a_whole=True))
 

@@ -17,6 +17,7 @@ from mocli.data.write.write import write_file
 from mocli.errors import InputError, some
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import chunks, knn
+from mocli.report.featureplots import mean_variance
 from mocli.report.figures import Entry, duration, figure, join, size, spoken, table
 from mocli.report.html import Drawn, Layout
 from mocli.report.ranking import metric_title
@@ -251,8 +252,6 @@ def pictures(simulated: Simulated, cells: Generated | None, *, seed: int, device
 
 
 def _mean_variance(cells: Generated) -> list[Drawn]:
-    from mocli.report.featureplots import mean_variance
-
     panels = []
     for name in cells.counted:
         codes = cells.labels(name)

@@ -87,8 +87,6 @@ def save_model(
         trained_on: SHA-256 of the input files.
         atlas: The training cells, for queries.
     """
-    from mocli.tasks.prepare.smoothing import Reference
-
     bundle = prepared.bundle
     references = {name: Reference.of(m.features, seed=seed) for name, m in bundle.modalities.items()}
     description = {
