@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mocli.nn.mixture import kmeans
 from mocli.nn.nearby import mutual_pairs
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, knn, unit_rows
 from mocli.nn.threads import column_means, one_thread
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -125,14 +125,14 @@ def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int)
     share = member.mean(0)[:, None]
     centres = _first_centres(start, seed)
     moved = start
-    weight = _near(_unit(start), centres)
+    weight = _near(unit_rows(start), centres)
     for _ in range(ROUNDS):
-        directions = _unit(moved)
+        directions = unit_rows(moved)
         for _ in range(INNER):
             seen, wanted = member.T @ weight, share * weight.sum(0)
             weight = _near(directions, centres) * (((wanted + 1) / (seen + 1)) ** DIVERSITY)[levels]
             weight /= weight.sum(1, keepdims=True)
-            centres = _unit(weight.T @ directions)
+            centres = unit_rows(weight.T @ directions)
         moved = start.copy()
         for of_cluster in weight.T:
             moved -= of_cluster[:, None] * _shifts(start, member, of_cluster)[levels]
@@ -157,15 +157,11 @@ def _shifts(points: DoubleArray, member: DoubleArray, weight: DoubleArray) -> Do
 
 
 def _first_centres(points: DoubleArray, seed: int) -> DoubleArray:
-    directions = _unit(points)
+    directions = unit_rows(points)
     if len(points) > FIT_CELLS:
         some = np.random.default_rng(seed).choice(len(points), FIT_CELLS, replace=False)
         directions = directions[np.sort(some)]
     k = int(np.clip(len(points) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
     generator = torch.Generator().manual_seed(seed)
     partition = kmeans(torch.from_numpy(directions).float(), k, generator=generator, restarts=3)
-    return _unit(partition.centres.double().numpy())
-
-
-def _unit(x: DoubleArray) -> DoubleArray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit_rows(partition.centres.double().numpy())

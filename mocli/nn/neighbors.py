@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # heavy
 
 Metric = Literal["euclidean", "cosine"]
+Rows = TypeVar("Rows", FloatArray, DoubleArray)
 Block: TypeAlias = "tuple[slice | IntArray, FloatArray, IntArray]"
 """Some query rows `(m,)`, the distances to their neighbours and the numbers of these, `(m, k)` each."""
 
@@ -48,6 +49,12 @@ class MatchedDistances:
     closer_in_a: DoubleArray
     mean_to_b: DoubleArray
     mean_to_a: DoubleArray
+
+
+def unit_rows(x: Rows) -> Rows:
+    """Scale rows (along the last axis) to length 1; rows of 0 stay as they are."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:

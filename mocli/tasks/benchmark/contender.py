@@ -15,9 +15,10 @@ from mocli.data.bundle import LinkedFeatures
 from mocli.data.files.obs import Coordinates, read_coordinates
 from mocli.data.files.source import parse_source
 from mocli.errors import InputError, UsageError
+from mocli.nn.neighbors import unit_rows
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.prepare.smoothing import own_coordinates
-from mocli.tasks.score.baselines import component_baseline, link_baselines, unit
+from mocli.tasks.score.baselines import component_baseline, link_baselines
 from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
 from mocli.types import DoubleArray, FloatArray
 
@@ -316,7 +317,7 @@ def _linear(link: LinkedFeatures, *, seed: int) -> Iterator[Contender]:
         "CCA of linked features",
         f"{u.shape[1]} canonical vectors of the linked features (singular vectors of the product of both "
         "sides, cells x cells, standardised), rows of unit length",
-        {link.source: unit(u), link.target: unit(v)},
+        {link.source: unit_rows(u), link.target: unit_rows(v)},
     )
     stacked = np.concatenate([x, y])
     n = min(PCA_DIMENSIONS, *stacked.shape)

@@ -16,7 +16,7 @@ from mocli.data.transforms.transform import LOGNORM, median_total
 from mocli.metrics import conformal
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection, joined
-from mocli.nn.neighbors import chunks, drawn_rows, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn, unit_rows
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.predictor import (
     StackPredictor,
@@ -29,7 +29,6 @@ from mocli.tasks.infer.predictor import (
 )
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.smoothing import smooth_links
-from mocli.tasks.score.baselines import unit
 from mocli.tasks.trained.calibration import Calibration
 from mocli.tasks.trained.train import Trained
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -374,7 +373,7 @@ def partners_by_links(
             rows = {}
             for name, most in ((source, MAX_SOURCE), (target, MAX_TARGET)):
                 rows[name] = drawn_rows(sides[name].n_obs, most, seed=rng)
-            points = {name: unit(dense_rows(sides[name], rows[name])) for name in rows}
+            points = {name: unit_rows(dense_rows(sides[name], rows[name])) for name in rows}
             nearest = knn(points[target], points[source], 1)[1][:, 0]
             has_links = points[target].any(1)
             return rows[source][nearest[has_links]], rows[target][has_links]

@@ -12,6 +12,7 @@ from mocli.data.files.inspect import tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.nn.neighbors import unit_rows
 from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.relate.scope import ALL
 from mocli.types import DoubleArray, FloatArray, IntArray, ModalityKind, StrArray
@@ -331,12 +332,6 @@ class CellSets:
         return [s.name for s in self.sets]
 
 
-def unit(z: FloatArray) -> FloatArray:
-    """Return rows at length 1, rows of 0 as they are."""
-    length = np.linalg.norm(z, axis=-1, keepdims=True)
-    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)
-
-
 def split_cells(
     groups: StrArray | None, target_groups: StrArray | None, z_targets: FloatArray, *, n: int, min_cells: int
 ) -> CellSets:
@@ -351,7 +346,7 @@ def split_cells(
     def of(name: str, cells: IntArray, targets: IntArray) -> CellSet:
         z = z_targets[targets]
         return CellSet(
-            name, cells, targets, z.mean(0) if len(z) else zero, unit(z).mean(0) if len(z) else zero
+            name, cells, targets, z.mean(0) if len(z) else zero, unit_rows(z).mean(0) if len(z) else zero
         )
 
     every = np.arange(len(z_targets))

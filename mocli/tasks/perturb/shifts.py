@@ -16,9 +16,10 @@ from mocli.data.files.modality import of_anndata
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.metrics.correlation import FEWEST_MATCHED, draw_panel, outlier_p
 from mocli.models.base import Encodes
+from mocli.nn.neighbors import unit_rows
 from mocli.tasks.infer.align import Aligned, align, check_modality
 from mocli.tasks.infer.query import settle_cells
-from mocli.tasks.perturb.cells import TOWARDS, CellSets, Effect, split_cells, unit
+from mocli.tasks.perturb.cells import TOWARDS, CellSets, Effect, split_cells
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
@@ -117,12 +118,12 @@ def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_pert
     for k, one in enumerate(sets.sets):
         member[k, one.cells] = True
         distance[k] = np.linalg.norm(z - one.middle, axis=1)
-        angle[k] = 1 - unit(z) @ one.heading
+        angle[k] = 1 - unit_rows(z) @ one.heading
     sums = np.zeros((3, n_sets, n_perturbations))
     counts = np.zeros((n_sets, n_perturbations), np.int64)
     for number, cell, after in moved:
         step = np.linalg.norm(after - z[cell], axis=1)
-        direction = unit(after)
+        direction = unit_rows(after)
         for k, one in enumerate(sets.sets):
             rows = np.flatnonzero(member[k, cell])
             if not len(rows):

@@ -20,7 +20,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.links.genesets import GeneSets
 from mocli.errors import InputError
 from mocli.metrics.correlation import Differential, agreement, differential
-from mocli.nn.neighbors import chunks, drawn_rows
+from mocli.nn.neighbors import chunks, drawn_rows, unit_rows
 from mocli.report.figures import column_table, figure
 from mocli.tasks.infer.align import Aligned, align
 from mocli.tasks.perturb.cells import ChosenCells, Effect
@@ -271,9 +271,7 @@ def gene_embeddings(
         )
         used = member.sum(axis=0) > 1
         rare = 1 / np.log(2 + np.array([len(genes_of_set) for genes_of_set in gene_sets.genes]))
-        member = (member * rare)[:, used]
-        length = np.linalg.norm(member, axis=1, keepdims=True)
-        member = np.divide(member, length, out=np.zeros_like(member), where=length > 0)
+        member = unit_rows((member * rare)[:, used])
         embeddings["gene sets"] = {g: m for g, m in zip(genes, member, strict=True) if m.any()}
     return embeddings
 

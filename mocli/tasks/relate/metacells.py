@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.batches import densify
-from mocli.nn.neighbors import chunks, drawn_rows, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn, unit_rows
 from mocli.tasks.relate.scope import FeaturePairs
 from mocli.tasks.trained.latent import SourceCells, View
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
@@ -52,9 +52,7 @@ class Metacells:
         """Average each cell, or 3,000 drawn of more, with those nearest to it by log expression `(n, p)`."""
         n = expression.shape[0]
         cells = SourceCells(expression)
-        points = View.fit(expression, standardise=True, seed=seed)(cells)[:, :LEADING]
-        length = np.linalg.norm(points, axis=1, keepdims=True)
-        points = points / np.maximum(length, 1e-12)
+        points = unit_rows(View.fit(expression, standardise=True, seed=seed)(cells)[:, :LEADING])
         centers = drawn_rows(n, N_METACELLS, seed=seed)
         k = int(min(n_neighbors, max(10, n // 10), n))
         nearest = knn(points[centers], points, k)[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import LinkedFeatures, MultiOmics
-from mocli.nn.neighbors import smooth
+from mocli.nn.neighbors import smooth, unit_rows
 from mocli.tasks.prepare.smoothing import N_COMPONENTS, N_NEIGHBORS, own_coordinates, own_neighbors
 from mocli.tasks.trained.latent import measured_together
 from mocli.types import FloatArray, IntArray
@@ -62,7 +62,7 @@ def link_baselines(
         "link_features",
         "linked features alone",
         f"cells placed by their standardised linked features, cosine{narrowed}; {DRAWN}",
-        narrow({name: unit(values) for name, values in raw.items()}, seed=seed),
+        narrow({name: unit_rows(values) for name, values in raw.items()}, seed=seed),
     )
     smoothed = {}
     for name in list(raw):
@@ -71,7 +71,7 @@ def link_baselines(
             if places is None
             else places[name]
         )
-        smoothed[name] = unit(smooth(raw.pop(name), own_neighbors(x, device=device), SMOOTHING))
+        smoothed[name] = unit_rows(smooth(raw.pop(name), own_neighbors(x, device=device), SMOOTHING))
     yield Baseline(
         "smoothed_link_features",
         "linked features, smoothed",
@@ -133,9 +133,3 @@ def component_baseline(
         {name: z[np.searchsorted(cells, own_rows)] for name, own_rows in cells_of.items()},
     )
     return base, cells_of
-
-
-def unit(x: FloatArray) -> FloatArray:
-    """Rows of length 1; a zero row stays zero."""
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)

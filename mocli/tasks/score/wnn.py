@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.nn.neighbors import chunks, knn, neighbor_mean
+from mocli.nn.neighbors import chunks, knn, neighbor_mean, unit_rows
 from mocli.report.figures import table
 from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
@@ -64,7 +64,8 @@ def weighted_neighbors(
     if n < 3 or any(len(x) != n for x in points):
         raise ValueError("weighted neighbours need the same three cells or more in every modality")
     k = min(n_neighbors, n - 1)
-    scaled = [_unit(np.asarray(x, np.float64)) for x in points]
+    doubles = (np.asarray(x, np.float64) for x in points)
+    scaled = [unit_rows(x - x.mean(0)) for x in doubles]
     lists = [knn(x, x, min(max(k, n_candidates), n - 1), exclude_self=True, device=device) for x in scaled]
     nearest = [d[:, 0].astype(np.float64) for d, _ in lists]
     width = [np.maximum(d[:, -1] - d[:, 0], 1e-12).astype(np.float64) for d, _ in lists]
@@ -125,12 +126,6 @@ def _apart(x: DoubleArray, rows: IntArray, columns: IntArray) -> DoubleArray:
     for some in chunks(len(rows), PAIRS):
         distance[some] = np.sqrt(np.maximum(np.square(x[rows[some]] - x[columns[some]]).sum(1), 0))
     return distance
-
-
-def _unit(x: DoubleArray) -> DoubleArray:
-    x = x - x.mean(0)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
 
 
 MOST = 20_000

@@ -31,7 +31,7 @@ from scipy.special import ndtr, ndtri
 
 from mocli.data.batches import dense_rows, densify
 from mocli.errors import InputError
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, knn, unit_rows
 from mocli.report.figures import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
@@ -148,9 +148,7 @@ def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device:
     n, k = len(z), min(NEAREST, len(z_real))
     neighbors = knn(z, z_real, k, device=device)[1]
     noise = rng.standard_normal((n, k))
-    noise -= noise.mean(axis=1, keepdims=True)
-    noise /= np.maximum(np.linalg.norm(noise, axis=1, keepdims=True), 1e-12)
-    weights = 1 / k + np.sqrt(1 - 1 / k) * noise
+    weights = 1 / k + np.sqrt(1 - 1 / k) * unit_rows(noise - noise.mean(axis=1, keepdims=True))
     rows = np.repeat(np.arange(n), k)
     return sparse.csr_matrix((weights.ravel(), (rows, neighbors.ravel())), shape=(n, len(z_real)))
 
