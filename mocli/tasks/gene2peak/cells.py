@@ -16,10 +16,11 @@ from mocli.data.features.index import Features, features_of
 from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
-from mocli.errors import InputError, UsageError
+from mocli.errors import UsageError
 from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
 from mocli.models.registry import available, load_class
 from mocli.tasks.gene2peak.changes import Way
+from mocli.tasks.infer.align import given_modality
 from mocli.tasks.infer.query import LatentCells, Query, match_query
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
@@ -225,16 +226,8 @@ def match_cells(
 
     Raises `InputError`: no input holds genes; features or columns do not fit the model.
     """
-    query = match_query(saved, files, data, say=tell.say, warn=tell.warn)
-    if rna not in query.aligned:
-        raise InputError(
-            f"no input is the model's '{rna}', whose genes are to be silenced",
-            file=", ".join(f.where for f in files),
-            found=", ".join(f"{f.name} ({f.kind})" for f in files),
-            expected=rna,
-            hint=f"name it: {rna}=FILE",
-        )
-    return query
+    given_modality(files, rna, saved)
+    return match_query(saved, files, data, say=tell.say, warn=tell.warn)
 
 
 def decoded_features(query: Query, name: str, var_key: str | None) -> Features:

@@ -13,7 +13,7 @@ from mocli.errors import InputError, UsageError
 from mocli.tasks.impute.accuracy import rows_drawn
 from mocli.tasks.impute.holdout import OPTION, Groups, labels_of_sides
 from mocli.tasks.impute.options import ImputeOptions
-from mocli.tasks.infer.align import find_modality
+from mocli.tasks.infer.align import find_modality, given_modality
 from mocli.tasks.infer.decoder import check_before_training
 from mocli.tasks.infer.translation import (
     Direction,
@@ -167,15 +167,7 @@ def _of_model(
             check_peaks(kinds, files)
         source, target = likely_direction(source, target, kinds)
     source, target = direction_of_model(source, target, saved, files)
-    source_file = find_modality(files, source, saved)
-    if source_file is None:
-        raise InputError(
-            f"no input is the model's '{source}'",
-            file=", ".join(f.where for f in files),
-            found=", ".join(f"{f.name} ({f.kind})" for f in files),
-            expected=source,
-            hint=f"name it: {source}=FILE, or choose another with --from",
-        )
+    source_file = given_modality(files, source, saved, "--from")
     target_file = find_modality(files, target, saved)
     if target_file is not None and not options.evaluate:
         target_file = comparable_target(saved, target, target_file, request.data.layer, tell.warn)

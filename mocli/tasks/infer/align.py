@@ -61,6 +61,22 @@ def find_modality(files: Sequence[ModalityFile], name: str, saved: SavedModel) -
     return others[0] if len(others) == 1 and kind is not ModalityKind.OTHER else None
 
 
+def given_modality(
+    files: Sequence[ModalityFile], name: str, saved: SavedModel, option: str | None = None
+) -> ModalityFile:
+    """Return the file of a model's modality; `InputError` where no input is it; `option` names another."""
+    file = find_modality(files, name, saved)
+    if file is None:
+        raise InputError(
+            f"no input is the model's '{name}'",
+            file=", ".join(f.where for f in files),
+            found=", ".join(f"{f.name} ({f.kind})" for f in files),
+            expected=name,
+            hint=f"name it: {name}=FILE" + (f", or choose another with {option}" if option else ""),
+        )
+    return file
+
+
 def check_modality(saved: SavedModel, name: str, option: str) -> str:
     """Return the name if the model has such a modality; else an error that lists those it has."""
     if name not in saved.modalities:

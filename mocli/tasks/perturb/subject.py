@@ -43,7 +43,7 @@ def in_model(
     Raises `InputError` or `UsageError`: as `among_inputs`; or no input is a modality of the model.
     """
     # imported here: a dry run of a training must not pay for torch
-    from mocli.tasks.infer.align import check_modality, find_modality
+    from mocli.tasks.infer.align import check_modality, find_modality, given_modality
 
     if options.source_modality is not None:
         check_modality(saved, options.source_modality, "--source-modality")
@@ -53,25 +53,16 @@ def in_model(
         for name, entry in saved.modalities.items()
         if options.source_modality == name or find_modality(files, name, saved) is not None
     }
-    where, have = ", ".join(f.where for f in files), ", ".join(f"{f.name} ({f.kind})" for f in files)
     if not kinds:
         raise InputError(
             "no input is a modality of the model",
-            file=where,
-            found=have,
+            file=", ".join(f.where for f in files),
+            found=", ".join(f"{f.name} ({f.kind})" for f in files),
             expected=", ".join(saved.modalities),
             hint="name it: rna=FILE",
         )
     name = modality_to_perturb(kinds, options.source_modality, "the model")
-    file = find_modality(files, name, saved)
-    if file is None:
-        raise InputError(
-            f"no input is the model's '{name}'",
-            file=where,
-            found=have,
-            expected=name,
-            hint=f"name it: {name}=FILE, or choose another with --source-modality",
-        )
+    file = given_modality(files, name, saved, "--source-modality")
     chosen = _cells(file, options)
     _check_names(options.features, saved.modalities[name]["var_names"], name, str(options.from_model))
     return name, file, chosen
