@@ -45,7 +45,7 @@ SAMPLE = 2000
 LEAST, MOST = 0.5, 0.95
 
 MAX_REFERENCE = 50_000
-"""Most training cells kept with a model, among which new cells find their neighbours."""
+"""Most training cells among which cells find their neighbours; kept with a model for new cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,11 @@ def leading(points: FloatArray, *, ordered: bool) -> FloatArray:
 
 
 def find_neighbors(features: FeatureMatrix, *, seed: int, device: str = "cpu") -> RowNumbers | None:
-    """Neighbours of every cell within its modality, `(n, k)`; None for fewer than three cells."""
+    """Neighbours of every cell within its modality, `(n, k)`; None for fewer than three cells.
+
+    They are sought among all cells, or the 50,000 that a `Reference` keeps: so time grows with the cells, not
+    with their square, and new cells are averaged as those of training.
+    """
     if features.neighbors is not None:
         return features.neighbors
     n = features.n_obs
@@ -143,11 +147,12 @@ def find_neighbors(features: FeatureMatrix, *, seed: int, device: str = "cpu") -
         return None
     ordered = features.n_vars > N_COMPONENTS or are_components(features.names)
     points = leading(principal_components(features, np.arange(n), seed=seed), ordered=ordered)
-    k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
+    some = drawn_rows(n, MAX_REFERENCE, seed=seed)
+    k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), len(some) - 1)
     # the table lives as long as the run does: as few bytes as the numbers need, and no second copy
     neighbors = np.empty((n, k), np.uint16 if n <= 2**16 else np.int32)
-    for rows, _, nearest in nearby_blocks(points, points, k + 1, metric="cosine", device=device):
-        neighbors[rows] = without_self(nearest, np.arange(n)[rows])
+    for rows, _, nearest in nearby_blocks(points, points[some], k + 1, metric="cosine", device=device):
+        neighbors[rows] = without_self(some[nearest], np.arange(n)[rows])
     return neighbors
 
 

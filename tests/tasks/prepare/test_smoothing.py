@@ -1,5 +1,7 @@
 """Smoothed links: the right neighbours, and a weight that follows the noise."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
@@ -23,6 +25,21 @@ def test_neighbours_are_the_nearest_others_by_cosine():
     near = smoothing.find_neighbors(f, seed=0)
     assert near.dtype == np.uint16
     assert near.shape == (60, 10)
+    assert [set(row) for row in near] == [set(row) for row in expected]
+
+
+def test_many_cells_find_neighbours_among_those_kept_for_new_cells(monkeypatch):
+    monkeypatch.setattr(smoothing, "MAX_REFERENCE", 25)
+    f = features(n=80, noise=1.0)
+    near = smoothing.find_neighbors(f, seed=3)
+    kept = smoothing.drawn_rows(80, 25, seed=3)
+    averaged = replace(f, neighbors=near, smoothing=0.5)
+    assert np.array_equal(smoothing.Reference.of(averaged, seed=3).scores, f.values[kept])
+    x = f.values - f.values.mean(0)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = unit @ unit[kept].T
+    similarity[kept, np.arange(25)] = -2
+    expected = kept[np.argsort(-similarity, axis=1)[:, :10]]
     assert [set(row) for row in near] == [set(row) for row in expected]
 
 
