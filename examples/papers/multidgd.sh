@@ -5,6 +5,8 @@
 set -euo pipefail
 data=${1:?name the folder of the data}
 shift
+seeds=${SEEDS:-0,1,2} # of benchmarks
+shares=${SHARES:-0.01,0.1,0.25,0.5} # of the training cells
 out=$data/multidgd
 mkdir -p "$out"
 
@@ -21,7 +23,7 @@ for name in marrow gastrulation brain; do
     batch=(--batch-key batch)
     [ "$name" != brain ] || batch=()
     mocli benchmark "$data/$name.h5mu" --models multidgd --preset paper "${batch[@]}" --label-key cell_type \
-      --tasks integrate,reconstruct --fractions 0.01,0.1,0.25,0.5 --seeds 0,1,2 \
+      --tasks integrate,reconstruct --fractions "$shares" --seeds "$seeds" \
       -o "$out/$name.tsv" --force "$@"
   fi
 done
@@ -42,9 +44,9 @@ if given marrow.h5mu genes_hg38.gtf.gz; then
   truth=()
   [ ! -e "$data/hichip.bedpe" ] || truth=(--truth "$data/hichip.bedpe")
   mocli gene2peak "$data/marrow.h5mu" --from-model "$out/marrow.model" --gtf "$data/genes_hg38.gtf.gz" \
-    --window 10000 --group-key cell_type "${truth[@]}" -o "$out/marrow_tss.tsv" --force
+    --window 10000 --step adam --group-key cell_type "${truth[@]}" -o "$out/marrow_tss.tsv" --force
   mocli benchmark "$data/marrow.h5mu" --models multidgd --preset paper --batch-key batch --label-key cell_type \
-    --tasks integrate,gene2peak --gtf "$data/genes_hg38.gtf.gz" "${truth[@]}" --seeds 0,1,2 \
+    --tasks integrate,gene2peak --gtf "$data/genes_hg38.gtf.gz" "${truth[@]}" --seeds "$seeds" \
     -o "$out/marrow_links.tsv" --force "$@"
 fi
 
@@ -54,6 +56,6 @@ if given marrow.h5mu genes_hg38.gtf.gz motifs.bed factors.txt; then
   classes=()
   if given classes.tsv; then classes=(--peak-set-classes "$data/classes.tsv"); fi
   mocli gene2peak "$data/marrow.h5mu" --from-model "$out/marrow.model" --gtf "$data/genes_hg38.gtf.gz" \
-    --genes "$data/factors.txt" --min-cells 250 --peak-sets "$data/motifs.bed" "${classes[@]}" \
+    --genes "$data/factors.txt" --step adam --min-cells 250 --peak-sets "$data/motifs.bed" "${classes[@]}" \
     -o "$out/marrow_factors.tsv" --force
 fi

@@ -10,6 +10,6 @@ mocli gene2peak "$folder/multiome.h5mu" -m multidgd --batch-key batch --label-ke
   --gtf "$folder/genes.tsv" --group-key cell_type --alternative negative -o "$folder/silenced.tsv" --force "$@"
 head -n 5 "$folder/silenced.tsv"
 
-# the model stays beside the table: two genes at once, along the gradient
+# the model stays beside the table: two genes at once
 mocli gene2peak "$folder/multiome.h5mu" --from-model "$folder/silenced.model" --gtf "$folder/genes.tsv" \
-  --genes CD4,CD8A --together --step norm -o "$folder/both.tsv" --force --no-html
+  --genes CD4,CD8A --together -o "$folder/both.tsv" --force --no-html

@@ -1,12 +1,13 @@
 """What changes at every feature when a gene is silenced: a step in the latent, decoded before and after.
 
-    pushes = push(cells, genes, step=Step.ADAM)       # where cells go that express the gene
+    pushes = push(cells, genes, way=Way.LATENT)      # where cells go that express the gene
     for change in changes(cells, pushes, "atac", ...):  # gene by gene, summed over groups of cells
 
 Covariates and decoder stay the same; only the coordinates move. multiDGD (Schuster et al. 2024,
 Methods, "In silico perturbation"): of the gene's likelihood at count 0 the gradient in the latent is
 taken, and one step of Adam made with it. The first step of Adam is the learning rate times the sign of
-the gradient, so that the size of the change does not depend on how strongly the gene is decoded.
+the gradient, so that the size of the change does not depend on how strongly the gene is decoded. A step of
+the same length along the gradient itself has that too, and goes in no direction that the gene does not name.
 """
 
 from __future__ import annotations

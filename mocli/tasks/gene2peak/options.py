@@ -14,7 +14,7 @@ from mocli.tasks.run.options import OUTPUT
 RELATIONS = "Genes and peaks"
 SILENCING = "In-silico silencing"
 METHODS = ("auto", "metacells", "correlation", "latent", "input")
-STEPS = ("adam", "sign", "norm")
+STEPS = ("norm", "adam", "sign")
 ALTERNATIVES = ("two-sided", "positive", "negative")
 PEAK_SETS = ".peaksets.tsv"
 
@@ -82,8 +82,8 @@ class Gene2PeakOptions(Options):
     )
     step: str = option(
         "--step",
-        "adam (the authors' first step), sign (without weight decay), norm (along the gradient)",
-        default="adam",
+        "norm (along the gradient), adam (the authors' first step), sign (without weight decay)",
+        default="norm",
         marks="advanced",
         panel=SILENCING,
         choices=STEPS,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.batches import densify
+from mocli.data.files.inspect import is_spatial
 from mocli.data.write.blocks import Block, NewModality, Written
 from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, write_file, write_h5ad
@@ -30,6 +32,8 @@ from mocli.types import FloatArray, IntArray
 
 LEAST_FAR = 0.02
 """A larger share of cells far from the training cells than this is warned of; 1 % are far by definition."""
+IN_TISSUE = 4
+"""Features whose values are drawn where cells lie."""
 SPOKEN_OF = 1_000_000
 """From this many values on, the speed of writing is logged."""
 
@@ -89,7 +93,7 @@ def deliver(run: Run, data: DataOptions, output: OutputOptions, work: Imputation
             table["imputed_by"] = table["feature"].map(dict(features["imputed_by"]))
         write_tsv(path, table)
         run.add_output(path, f"features that differ between groups of {checked.by_group.column}")
-    run.finish(lambda: {"drawn": _draw(work, checked)})
+    run.finish(lambda: {"drawn": [*_draw(work, checked), *_draw_in_tissue(run, work, features)]})
 
 
 def _scale_words(work: Imputation) -> str:
@@ -247,6 +251,30 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
         ),
     ]
     return drawn + groups
+
+
+class _Columns(dict[str, FloatArray]):
+    """Values to draw, by name."""
+
+    def of_modality(self, _: str) -> dict[str, FloatArray]:
+        return self
+
+
+def _draw_in_tissue(run: Run, work: Imputation, features: pd.DataFrame) -> list[html.Drawn]:
+    """Draw the best predicted features, or the first ones, where the source's cells have coordinates."""
+    from mocli.tasks.score.picture import draw_tissue
+
+    file = work.translation.source_file
+    if not is_spatial(file):
+        return []
+    best = np.arange(len(work.columns))
+    if "pearson" in features:
+        best = np.argsort(-features["pearson"].fillna(-1).to_numpy(), kind="stable")
+    columns, (rows, _) = work.columns[best[:IN_TISSUE]], work.rows_to_fill()
+    values = np.full((file.n_obs, len(columns)), np.nan, np.float32)
+    values[rows] = replace(work, columns=columns).values(rows)
+    names = [f"imputed {work.translation.names[j]}" for j in columns]
+    return draw_tissue([file], [_Columns(zip(names, values.T, strict=True))], run.warn)
 
 
 def _examples(work: Imputation, evaluation: Evaluation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:

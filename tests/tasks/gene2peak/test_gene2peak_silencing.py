@@ -5,6 +5,7 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+from planted import N_PEAKS, write_regulated
 from scipy import sparse, stats
 
 import mocli
@@ -365,3 +366,24 @@ def test_found_links_are_right_at_the_rate_promised(tmp_path):
     assert (table["change"][true] < 0).mean() >= 0.95
     first = table.assign(true=true).sort_values("change", kind="stable").groupby("gene")["true"]
     assert first.first()[first.any()].mean() >= 0.9
+
+
+@pytest.mark.slow
+def test_peaks_of_a_gene_s_programme_lead_among_all_peaks(tmp_path):
+    """Genes that vary with their programme alone: its peaks close, and change more than 99 % of all do."""
+    planted = write_regulated(tmp_path)
+    result = mocli.gene2peak(
+        tmp_path / "both.h5mu", model="multidgd", label_key="cell_type", method="latent",
+        genes=",".join(sorted(set(planted["gene"]))), gtf=tmp_path / "genes.tsv", window=10**9,
+        n_permutations=0, output=tmp_path / "o.tsv", **QUICK,
+    )  # fmt: skip
+    table = read(result.output)
+    assert (table.groupby("gene").size() == N_PEAKS).all()
+    pairs = pd.MultiIndex.from_frame(table[["gene", "peak"]])
+    true = pairs.isin(pd.MultiIndex.from_frame(planted))
+    rank = {
+        name: table[name].abs().groupby(table["gene"]).rank(ascending=False) for name in ("change", "delta")
+    }
+    print({name: (of[true] <= N_PEAKS / 100).mean() for name, of in rank.items()})
+    assert (table["delta"][true] < 0).all()
+    assert (rank["change"][true] <= N_PEAKS / 100).all()

@@ -88,6 +88,15 @@ def query(demo, unpaired_run, tmp_path):
     return run
 
 
+def test_imputed_values_are_drawn_where_cells_lie(demo, query, tmp_path):
+    cells = ad.read_h5ad(demo / "rna.h5ad")
+    cells.obsm["spatial"] = np.random.default_rng(0).uniform(size=(cells.n_obs, 2))
+    cells.write_h5ad(tmp_path / "rna.h5ad")
+    result, _ = query(inputs=[tmp_path / "rna.h5ad"], features="CD4,CD8", html=True)
+    page = next(path for path in result.files if path.suffix == ".html").read_text()
+    assert all(f"rna in the tissue, by imputed {name}" in page for name in ("CD4", "CD8"))
+
+
 def test_cells_in_memory_are_imputed_as_those_of_a_file(query, demo, unpaired_run):
     _, filled = query(cells="all")
     cells = ad.read_h5ad(demo / "rna.h5ad")

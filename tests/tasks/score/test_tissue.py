@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.report import scatter
-from mocli.tasks.score.picture import draw_tissue, tissue_coordinates
+from mocli.tasks.score.picture import cluster_correlations, draw_correlations, draw_tissue, tissue_coordinates
+from mocli.types import ModalityKind, Pairing
 
 
 class Found:
@@ -54,3 +56,36 @@ def test_numbers_of_cells_have_a_scale():
     picture = scatter.by_value(xy, values, "depth")
     assert picture.startswith("<svg")
     assert scatter.by_value(xy, np.full(30, np.nan), "none").startswith("<svg")
+
+
+def test_clusters_of_modalities_are_correlated_over_linked_features():
+    """As by numpy, cluster by cluster; a cluster of fewer than five cells in a modality is left out."""
+    rng, names, n = np.random.default_rng(0), tuple("abcdef"), 40
+    codes = np.concatenate([np.arange(n) % 3, np.arange(n) % 4])
+    sides = [rng.normal(size=(n, len(names))).astype(np.float32) for _ in range(2)]
+    codes[n : n + 6] = 3
+    codes[(np.arange(2 * n) < n) & (codes == 2)] = np.r_[2, 2, 2, np.zeros(10, int)]
+    profile = FeatureMatrix(np.zeros((n, 2), np.float32), ("p", "q"))
+    rows = np.full((2 * n, 2), -1)
+    rows[:n, 0], rows[n:, 1] = np.arange(n), np.arange(n)
+    bundle = MultiOmics(
+        {
+            m: Modality(m, ModalityKind.RNA, profile, tuple(f"{m}{i}" for i in range(n)), np.ones(n))
+            for m in ("rna", "prot")
+        },
+        rows,
+        tuple(f"c{i}" for i in range(2 * n)),
+        Pairing.UNPAIRED,
+        (LinkedFeatures("rna", "prot", *(FeatureMatrix(x, names) for x in sides), names),),
+    )
+    clusters = Codes("cluster", codes, tuple("wxyz"))
+    r, rows_of, columns_of = cluster_correlations(bundle, clusters)["rna", "prot"]
+    assert (rows_of, columns_of) == (["w", "x"], ["w", "x", "y", "z"])
+    means = []
+    for x, of in zip(sides, (codes[:n], codes[n:]), strict=True):
+        mean = np.stack([x[of == k].mean(0) for k in range(4) if (of == k).sum() >= 5])
+        means.append(mean - mean.mean(0))
+    wanted = [[np.corrcoef(a, b)[0, 1] for b in means[1]] for a in means[0]]
+    np.testing.assert_allclose(r, wanted, atol=1e-5)
+    (drawn,) = draw_correlations(bundle, clusters)
+    assert drawn.title == "Clusters of rna against clusters of prot"
