@@ -56,8 +56,8 @@ def test_cells_like_those_of_training_are_described_as_well(model, data):
     # cells differ in their depth: by the cells of another draw in training
     other = build(query, lr=1e-2, weight_l1=0.0)
     fit(other, query, Schedule(max_steps=100), Training(CPU, seed=0))
-    assert unseen < 1.15 * loss_of(other, query)
-    assert seen > 0
+    assert unseen < 1.05 * loss_of(other, query)
+    assert unseen < 1.05 * seen
     after = frozen(extended)
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert all(torch.equal(v, frozen(model)[k]) for k, v in after.items())
