@@ -5,6 +5,7 @@
 set -euo pipefail
 data=${1:?name the folder of the data}
 shift
+seeds=${SEEDS:-0,1,2} # of benchmarks
 out=$data/multigrate
 mkdir -p "$out"
 
@@ -18,17 +19,17 @@ given() { # whether all files are there
 for name in neurips_cite hao_cite; do
   if given "$name.h5mu"; then
     mocli benchmark "$data/$name.h5mu" --models multigrate --preset paper --hvg rna=4000 --batch-key batch \
-      --label-key cell_type --seeds 0,1,2 -o "$out/$name.tsv" --force "$@"
+      --label-key cell_type --seeds "$seeds" -o "$out/$name.tsv" --force "$@"
   fi
 done
 multiome=(--hvg rna=4000 --hvg atac=40000 --transform atac=lognorm)
 if given neurips_multiome.h5mu; then
   mocli benchmark "$data/neurips_multiome.h5mu" --models multigrate --preset paper "${multiome[@]}" \
-    --batch-key batch --label-key cell_type --seeds 0,1,2 -o "$out/neurips_multiome.tsv" --force "$@"
+    --batch-key batch --label-key cell_type --seeds "$seeds" -o "$out/neurips_multiome.tsv" --force "$@"
 fi
 if given pbmc10k_multiome.h5mu; then
   mocli benchmark "$data/pbmc10k_multiome.h5mu" --models multigrate --preset paper "${multiome[@]}" \
-    --label-key cell_type --seeds 0,1,2 -o "$out/pbmc10k_multiome.tsv" --force "$@"
+    --label-key cell_type --seeds "$seeds" -o "$out/pbmc10k_multiome.tsv" --force "$@"
 fi
 
 # Suppl. Fig. 3: proteins of a site that was not trained on; product against mean of experts.
@@ -44,7 +45,7 @@ fi
 if given cite_sites12.h5mu multiome_sites12.h5mu; then
   atlas=("$data/cite_sites12.h5mu" "$data/multiome_sites12.h5mu")
   mocli benchmark "${atlas[@]}" --models multigrate --preset paper "${multiome[@]}" \
-    --batch-key batch --label-key cell_type --seeds 0,1,2 -o "$out/mosaic.tsv" --force "$@"
+    --batch-key batch --label-key cell_type --seeds "$seeds" -o "$out/mosaic.tsv" --force "$@"
   mocli integrate "${atlas[@]}" -m multigrate --preset paper "${multiome[@]}" --batch-key batch \
     --label-key cell_type -o "$out/atlas.h5mu" --force "$@"
   for query in rna_site3.h5ad atac_site3.h5ad cite_site3.h5mu multiome_site3.h5mu; do

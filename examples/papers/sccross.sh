@@ -5,6 +5,7 @@
 set -euo pipefail
 data=${1:?name the folder of the data}
 shift
+seeds=${SEEDS:-0,1,2} # of benchmarks
 out=$data/sccross
 mkdir -p "$out"
 
@@ -19,7 +20,7 @@ for name in cortex lymph plaque; do
   if given "$name.h5mu" genes_mm10.gtf.gz; then
     mocli links build "$data/$name.h5mu" --genes "$data/genes_mm10.gtf.gz" -o "$out/$name.links.tsv" --force
     mocli benchmark "$data/$name.h5mu" --pairing unpaired --links "$out/$name.links.tsv" --models sccross \
-      --preset paper --label-key cell_type --seeds 0,1,2 -o "$out/$name.tsv" --force "$@"
+      --preset paper --label-key cell_type --seeds "$seeds" -o "$out/$name.tsv" --force "$@"
   fi
 done
 
@@ -28,7 +29,7 @@ if given cortex_rna.h5ad cortex_methyl.h5ad cortex_atac.h5ad rna-methyl.tsv gene
   rna=rna=$data/cortex_rna.h5ad methyl=methyl=$data/cortex_methyl.h5ad atac=atac=$data/cortex_atac.h5ad
   mocli links build "$rna" "$atac" --genes "$data/genes_mm10.gtf.gz" -o "$out/cortex3.links.tsv" --force
   mocli benchmark "$rna" "$methyl" "$atac" --links "$data/rna-methyl.tsv" --links "$out/cortex3.links.tsv" \
-    --models sccross --preset paper --label-key cell_type --seeds 0,1,2 -o "$out/cortex3.tsv" --force "$@"
+    --models sccross --preset paper --label-key cell_type --seeds "$seeds" -o "$out/cortex3.tsv" --force "$@"
 fi
 
 # Fig. 4: expression of 80 % of the cells from their accessibility, learnt on 20 %.
@@ -46,7 +47,7 @@ if given cortex.h5mu genes_mm10.gtf.gz; then
       --places "$places" -o "$out/ast5_$places.h5mu" --force
   done
   mocli benchmark "$data/cortex.h5mu" --links "$out/cortex.links.tsv" --models sccross,multidgd,multigrate \
-    --label-key cell_type --tasks integrate,simulate --seeds 0,1,2 -o "$out/cortex_simulated.tsv" --force "$@"
+    --label-key cell_type --tasks integrate,simulate --seeds "$seeds" -o "$out/cortex_simulated.tsv" --force "$@"
 fi
 
 # Human fetal atlas: RNA and ATAC of different cells, millions of them.

@@ -5,6 +5,7 @@
 set -euo pipefail
 data=${1:?name the folder of the data}
 shift
+seeds=${SEEDS:-0,1,2} # of benchmarks
 out=$data/scmodal
 mkdir -p "$out"
 
@@ -20,7 +21,7 @@ if given pbmc_cite.h5mu; then
   mocli links build "$data/pbmc_cite.h5mu" -o "$out/pbmc_cite.links.tsv" --force
   for level in cell_type_1 cell_type_2; do
     mocli benchmark "$data/pbmc_cite.h5mu" --pairing unpaired --links "$out/pbmc_cite.links.tsv" --models scmodal \
-      --preset paper --label-key "$level" --seeds 0,1,2 -o "$out/pbmc_cite_$level.tsv" --force "$@"
+      --preset paper --label-key "$level" --seeds "$seeds" -o "$out/pbmc_cite_$level.tsv" --force "$@"
   done
   mocli benchmark "$data/pbmc_cite.h5mu" --pairing unpaired --links "$out/pbmc_cite.links.tsv" --models scmodal \
     --preset paper --label-key cell_type_2 --seeds 0 --panel 30 -o "$out/pbmc_cite_panel.tsv" --force "$@"
@@ -32,7 +33,7 @@ fi
 if given bm_abseq.h5mu; then
   mocli links build "$data/bm_abseq.h5mu" -o "$out/bm_abseq.links.tsv" --force
   mocli benchmark "$data/bm_abseq.h5mu" --pairing unpaired --links "$out/bm_abseq.links.tsv" --models scmodal \
-    --preset paper --label-key cell_type --seeds 0,1,2 -o "$out/bm_abseq.tsv" --force "$@"
+    --preset paper --label-key cell_type --seeds "$seeds" -o "$out/bm_abseq.tsv" --force "$@"
 fi
 
 # Fig. 3, two panels with 12 markers in common: proteins of CITE-seq and CyTOF; and the ablation of loss terms.
@@ -40,7 +41,7 @@ if given bm_cite_prot.h5ad bm_cytof.h5ad; then
   panels=("prot=$data/bm_cite_prot.h5ad" "cyto=$data/bm_cytof.h5ad")
   mocli links build "${panels[@]}" --mode antigen -o "$out/bm_panels.links.tsv" --force
   mocli benchmark "${panels[@]}" --links "$out/bm_panels.links.tsv" --models scmodal --preset paper \
-    --label-key cell_type --seeds 0,1,2 --ablate adversarial,reconstruction,cycle,mnn,geometry \
+    --label-key cell_type --seeds "$seeds" --ablate adversarial,reconstruction,cycle,mnn,geometry \
     -o "$out/bm_panels.tsv" --force "$@"
 fi
 
@@ -50,7 +51,7 @@ if given teaseq_prot.h5ad teaseq_rna.h5ad teaseq_atac.h5ad genes_hg38.gtf.gz; th
   mocli links build "$prot" "$rna" -o "$out/teaseq_prot.links.tsv" --force
   mocli links build "$rna" "$atac" --genes "$data/genes_hg38.gtf.gz" -o "$out/teaseq_atac.links.tsv" --force
   mocli benchmark "$prot" "$rna" "$atac" --pairing unpaired --links "$out/teaseq_prot.links.tsv" \
-    --links "$out/teaseq_atac.links.tsv" --models scmodal --preset paper --label-key cell_type --seeds 0,1,2 \
+    --links "$out/teaseq_atac.links.tsv" --models scmodal --preset paper --label-key cell_type --seeds "$seeds" \
     -o "$out/teaseq.tsv" --force "$@"
 fi
 
@@ -59,7 +60,7 @@ if given brain_rna.h5ad brain_atac.h5ad genes_mm10.gtf.gz; then
   brain=("rna=$data/brain_rna.h5ad" "atac=$data/brain_atac.h5ad")
   mocli links build "${brain[@]}" --genes "$data/genes_mm10.gtf.gz" -o "$out/brain.links.tsv" --force
   mocli benchmark "${brain[@]}" --links "$out/brain.links.tsv" --models scmodal --preset paper \
-    --label-key cell_type --seeds 0,1,2 -o "$out/brain.tsv" --force "$@"
+    --label-key cell_type --seeds "$seeds" -o "$out/brain.tsv" --force "$@"
   mocli gene2peak "${brain[@]}" --links "$out/brain.links.tsv" -m scmodal --preset paper \
     --gtf "$data/genes_mm10.gtf.gz" --window 10000 --group-key cell_type -o "$out/brain_links.tsv" --force "$@"
 fi
