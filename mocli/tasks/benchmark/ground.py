@@ -20,6 +20,7 @@ from mocli.data.links.edges import EdgeLinks
 from mocli.data.transforms.transform import find_transform
 from mocli.errors import UsageError
 from mocli.models.base import Traits
+from mocli.report.figures import plural
 from mocli.tasks.prepare.footprint import Footprint, footprint
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.pairing import Relation
@@ -161,8 +162,8 @@ def _tell_what_lacks(ground: Ground, data: DataOptions, warn: Say) -> None:
         alone = [level for level, n in zip(bundle.label.levels, sizes, strict=True) if n == 1]
         if alone:
             warn(
-                f"{len(alone):,} levels of '{data.label_key}' have one cell only ({', '.join(alone[:3])}): "
-                "these cells have no neighbour with their label"
+                f"{plural(len(alone), 'level')} of '{data.label_key}' with one cell only "
+                f"({', '.join(alone[:3])}): such a cell has no neighbour with its label"
             )
     if bundle.batch is not None and len(bundle.batch.levels) < 2:
         warn(f"'{data.batch_key}' of --batch-key has one level: no metric of batches is computed")

@@ -369,8 +369,7 @@ def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
         )
     if len(recipe.selected) < recipe.n_vars:
         tell.say(
-            f"{name}: {len(recipe.selected):,} of {recipe.n_vars:,} features, those that the model was "
-            "trained on (--hvg)"
+            f"{name}: {len(recipe.selected):,} of {recipe.n_vars:,} features, those that the model knows"
         )
     if likelihood_of(simulated.saved, name) in {"normal", "ziln"} and not recipe.transform.keeps_values:
         tell.warn(
