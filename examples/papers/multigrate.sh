@@ -51,7 +51,7 @@ if given cite_sites12.h5mu multiome_sites12.h5mu; then
   for query in rna_site3.h5ad atac_site3.h5ad cite_site3.h5mu multiome_site3.h5mu; do
     if given "$query"; then
       mocli integrate "$data/$query" --reference "$out/atlas.model" --transfer-labels cell_type --batch-key batch \
-        -o "$out/mapped_${query%.*}.h5mu" --force
+        -o "$out/mapped_${query%.*}.h5mu" --force "$@"
     fi
   done
 fi
