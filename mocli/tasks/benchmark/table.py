@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.metrics.registry import OTHER, available_metrics
 from mocli.report.figures import table
 from mocli.report.file import RANKING, write_text
-from mocli.report.ranking import Figure, Ranking, rank
+from mocli.report.ranking import CONTROL, Figure, Ranking, rank
 from mocli.tasks.benchmark.options import RECONSTRUCT
 from mocli.types import Task
 
@@ -153,6 +153,11 @@ def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
     return records
 
 
+NOT_SURPASSED = (
+    "A control is first: before you use a model, check links and --max-steps, or try other --models."
+)
+
+
 def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ranking]) -> None:
     """Report and log the order of methods, the costs of runs, studies, and failures."""
     for task, ranking in ranked.items():
@@ -162,6 +167,9 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
         )
         if ranking.verdict:
             run.report.conclude(f"{task}: {ranking.verdict}.")
+        first = next((line for line in ranking.lines if line.rank == 1), None)
+        if first is not None and first.kind == CONTROL:
+            run.report.advice = NOT_SURPASSED
         for line in ranking.lines:
             if line.aspects:
                 place = f"{line.rank}." if line.rank else " - "

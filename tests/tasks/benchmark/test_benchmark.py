@@ -97,9 +97,12 @@ def test_table_has_models_controls_and_reasons(unpaired_bench, check_report):
         assert set(scored) == methods | {"scmodal"}
         assert len(set(scored.values())) == 1, "all are measured on the same cells"
     assert value(table, "perfect", "label_transfer", of="rna->prot") == 1.0
+    report = check_report(folder / "bench.report.json")
+    # a model of ten steps: nobody is told to run it alone
+    assert "is not surpassed" in report["conclusion"]
+    assert report["advice"].startswith("A control is first")
     assert value(table, "perfect", "silhouette_label") > 0.85
     assert value(table, "shuffled", "silhouette_label") < 0.55
-    report = check_report(folder / "bench.report.json")
     assert report["status"] == "ok"
     assert "scmodal" in report["data"], "MultiQC gets a row a method"
     ranking = report["tables"]["ranking_integrate"]
