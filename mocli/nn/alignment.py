@@ -225,6 +225,16 @@ def align(
     return alignment
 
 
+def found_evenness(
+    points: tuple[Tensor, Tensor], linked: tuple[Tensor, Tensor], generator: Generator
+) -> float:
+    """Return how evenly the cells of two sets share partners, as links held out tell.
+
+    `points` are `(n_a, p_a)` and `(n_b, p_b)`, `linked` `(n_a, s)` and `(n_b, s)`.
+    """
+    return _HeldOut.draw(points, linked, AlignmentSettings(), generator).choose()[0]
+
+
 def draw(n: int, most: int, generator: Generator) -> Tensor:
     """Return row numbers in order, all or `most` drawn at random, on the host."""
     return torch.arange(n) if n <= most else torch.randperm(n, generator=generator)[:most].sort().values

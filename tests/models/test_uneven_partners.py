@@ -8,6 +8,7 @@ import torch
 
 from mocli.models.base import Schedule
 from mocli.models.registry import load_class, resolve, traits_of
+from mocli.models.sccross import module as sccross
 from mocli.models.scmodal import model as scmodal
 from mocli.nn.alignment import soft_assignment
 from mocli.tasks.prepare.load import load
@@ -61,7 +62,7 @@ def evenness_used(name, module, options, monkeypatch, **overrides):
 
 
 @pytest.mark.parametrize("uneven", [True, False])
-@pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal)])
+@pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal), ("sccross", sccross)])
 def test_partners_of_a_minibatch_follow_the_compositions(name, module, uneven, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "mocli")
     (evenness,) = evenness_used(name, module, experiments(tmp_path, uneven=uneven), monkeypatch)
@@ -70,7 +71,7 @@ def test_partners_of_a_minibatch_follow_the_compositions(name, module, uneven, t
         assert f"evenness {evenness:.2f}" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal)])
+@pytest.mark.parametrize(("name", "module"), [("scmodal", scmodal), ("sccross", sccross)])
 def test_partners_are_as_even_as_asked(name, module, tmp_path, monkeypatch):
     used = evenness_used(name, module, experiments(tmp_path, uneven=True), monkeypatch, evenness=0.9)
     assert used == {0.9}

@@ -21,6 +21,7 @@ from mocli.models.base import Conditions, Losses, Phase, Sampling, Schedule, Ste
 from mocli.models.sccross import TRAITS
 from mocli.models.sccross.module import ModalityPart, SccrossModule, Shape, Step
 from mocli.models.sccross.params import SccrossParams
+from mocli.nn.alignment import found_evenness
 from mocli.nn.correction import mnn_correct
 from mocli.nn.heads import Decoded, DecodesHeads, likelihood_named
 from mocli.nn.likelihoods import nonzeros_of
@@ -180,7 +181,8 @@ class Sccross(DecodesHeads):
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """Pretrain each auto-encoder alone, then align them; a single modality is not aligned."""
         p, net = self.params, self.module
-        net.keep_prior(prior_of(bundle, self._neighbors, p, seed=self._seed))
+        prior = prior_of(bundle, self._neighbors, p, seed=self._seed)
+        net.keep_prior(prior, [self._evenness(edge, prior[edge]) for edge in net.shape.edges])
         n_alike = len(np.unique(bundle.patterns()))
         size = p.batch_size * n_alike
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
@@ -224,6 +226,13 @@ class Sccross(DecodesHeads):
             steady_from=net.burn_in,
         )
         return [pretrain, align]
+
+    def _evenness(self, edge: Edge, linked: tuple[Tensor, Tensor]) -> float:
+        """Return how evenly the cells of two modalities share partners; those of pairs have one each."""
+        if self.params.evenness or self.module.has_pairs or self.params.prior != "anchors":
+            return self.params.evenness or 1
+        a, b = (self.module.inputs_of(name).cpu() for name in edge)
+        return found_evenness((a, b), linked, torch.Generator().manual_seed(self._seed))
 
     def _steps(self, schedule: Schedule, n_cells: int, size: int) -> tuple[int, int]:
         if schedule.max_steps:

@@ -198,6 +198,7 @@ class SccrossModule(nn.Module):
         self.burn_in = 1
         # what is known of training cells only, kept by the methods below
         self.keeps_inputs = self.weighs_cells = self.keeps_prior = False
+        self.evenness: list[float] = []
         self.has_pairs = True  # whether any training cell has several modalities
         p, d = params, params.n_latent
         # module names must be identifiers, a user's modality names need not be
@@ -241,14 +242,21 @@ class SccrossModule(nn.Module):
             weight = cell_weights(name, [other for other in self.names if other != name], codes, own_weights)
             self.register_buffer(f"weight_{m}", weight, persistent=False)
 
-    def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
-        """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved."""
-        self.keeps_prior = bool(prior)
+    def keep_prior(self, prior: Mapping[Edge, tuple[Tensor, Tensor]], evenness: Sequence[float]) -> None:
+        """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved.
+
+        `evenness` says for each pair how evenly its cells share partners.
+        """
+        self.keeps_prior, self.evenness = bool(prior), list(evenness)
         for e, edge in enumerate(self.shape.edges):
             for side in (0, 1):
                 # the module is on its device by now
                 values = prior[edge][side].to(self.depth.device)
                 self.register_buffer(f"prior_{e}_{side}", values, persistent=False)
+
+    def inputs_of(self, name: str) -> Tensor:
+        """Return the encoders' input of every training cell, `(n_obs, k)`."""
+        return getattr(self, f"input_{self.names.index(name)}")
 
     def inputs(self, name: str, x: Tensor | NonZeros) -> Tensor:
         """Return what the encoder of a modality takes, `(B, k)`: components averaged over training cells."""
@@ -289,12 +297,12 @@ class SccrossModule(nn.Module):
         if batch.cells is None:
             raise ValueError("cells must be drawn, not rows of each modality")
         seen = {}
-        for m, name in enumerate(self.names):
+        for name in self.names:
             x, positions = batch.values(name), batch.positions[name]
             if not len(positions):
                 continue
             if self.training and self.keeps_inputs:
-                inputs = getattr(self, f"input_{m}")[batch.rows[name]]
+                inputs = self.inputs_of(name)[batch.rows[name]]
             else:
                 inputs = self.inputs(name, x)
             codes = batch.codes[self.shape.batch][positions] if self.shape.batch is not None else None
@@ -374,7 +382,9 @@ class SccrossModule(nn.Module):
                 terms.append((g_a @ g_b.T - z_a @ z_b.T).square().sum(1).mean())
             else:
                 with torch.no_grad():
-                    partners = soft_assignment(g_a, g_b, self.params.anchor_temperature)
+                    partners = soft_assignment(
+                        g_a, g_b, self.params.anchor_temperature, evenness=self.evenness[e]
+                    )
                 terms.append(anchor_loss(pair[0][0], pair[1][0], partners, "mean"))
         return torch.stack(terms).sum() if terms else None
 

@@ -15,6 +15,7 @@ from mocli.models.fields import (
     Cells,
     Count,
     Dimensions,
+    Evenness,
     HiddenUnits,
     Layers,
     Part,
@@ -23,6 +24,7 @@ from mocli.models.fields import (
     Share,
     Weight,
 )
+from mocli.nn.alignment_settings import AlignmentSettings
 from mocli.types import Preset
 
 LEAST_STEPS, MOST_STEPS = 1_500, 20_000
@@ -81,6 +83,7 @@ class SccrossParams:
     anchor_temperature: Positive = Field(
         default=0.1, description="softness of partners, in standard deviations of their cost"
     )
+    evenness: Evenness = AlignmentSettings.evenness
     batch_size: Cells = Field(
         default=128, description="cells per minibatch of each set of cells with the same modalities"
     )

@@ -133,7 +133,7 @@ def test_common_latents_are_drawn_to_their_cell_s_middle_or_the_prior():
 def test_the_paper_s_prior_compares_inner_products():
     net = module(prior="gram", unit_latent=False)
     g_a, g_b = torch.randn(3, 4), torch.randn(2, 4)
-    net.keep_prior({("rna", "atac"): (g_a, g_b)})
+    net.keep_prior({("rna", "atac"): (g_a, g_b)}, [1])
     a, b = seen(3, [0, 1, 2], 0), seen(2, [3, 4], 1, width=9)
     found = net.prior_term(Step(0, 5, {"rna": a, "atac": b}), aligned=True)
     wanted = np.mean(
