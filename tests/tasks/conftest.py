@@ -11,6 +11,14 @@ import mocli
 from mocli.report.file import validate
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_trees():
+    """Forests of ten trees, not a hundred: of those a run has six, of a tenth of a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mocli.metrics.matching.TREES", 10)
+        yield
+
+
 @pytest.fixture
 def run(tmp_path, small):
     """Integrate with small networks and few steps; options as in `mocli.integrate`."""

@@ -25,6 +25,7 @@ from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.carried import UNKNOWN, CarriedPoints
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.pairing import Relation
+from mocli.tasks.run.guard import return_freed_memory
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import CellColumns, cells_of_files
@@ -315,6 +316,7 @@ def deliver(
             a if a.file.name in with_umap else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
         ]
         z = _joined(added, integrated.latent)
+        return_freed_memory()
         distances, connectivities = neighbor_graph(z, integrated.nearest, device=str(run.device))
         graph = {"distances": distances, "connectivities": connectivities}
         params = {"n_neighbors": NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}

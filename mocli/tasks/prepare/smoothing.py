@@ -21,6 +21,7 @@ from mocli.data.transforms.transform import find_transform
 from mocli.nn.nearby import nearby_blocks
 from mocli.nn.neighbors import chunks, drawn_rows, knn, without_self
 from mocli.tasks.prepare.choice import usual_top
+from mocli.tasks.run.guard import return_freed_memory
 from mocli.types import (
     ANY_VALUES,
     CSR,
@@ -97,6 +98,7 @@ def smooth_inputs(
     modalities = dict(bundle.modalities)
     for name, m in bundle.modalities.items():
         neighbors = find_neighbors(m.features, seed=seed, device=device)
+        return_freed_memory()
         if neighbors is not None and weight > 0:
             modalities[name] = replace(m, features=replace(m.features, neighbors=neighbors, smoothing=weight))
             say(f"{name}: inputs averaged over the {neighbors.shape[1]} nearest cells, weight {weight:.2f}")
