@@ -71,7 +71,8 @@ if given tonsil_codex.h5ad tonsil_rna.h5ad tonsil_atac.h5ad genes_hg38.gtf.gz; t
   mocli links build "$codex" "$rna" -o "$out/tonsil_prot.links.tsv" --force
   mocli links build "$rna" "$atac" --genes "$data/genes_hg38.gtf.gz" -o "$out/tonsil_atac.links.tsv" --force
   mocli integrate "$codex" "$rna" "$atac" --links "$out/tonsil_prot.links.tsv" --links "$out/tonsil_atac.links.tsv" \
-    -m scmodal --preset paper --transfer-labels cell_type -o "$out/tonsil.h5mu" --force "$@"
+    -m scmodal --preset paper --transfer-labels cell_type --min-confidence 0 --unknown-below 0 \
+    -o "$out/tonsil.h5mu" --force "$@" # as in the paper every cell gets a label, which CellPhoneDB asks for
   mocli impute "$codex" --from-model "$out/tonsil.model" --from prot --to rna --features MKI67 \
     -o "$out/tonsil_mki67.h5ad" --force
   # Fig. 5g, m-p: cell-cell communication by other tools, on what was imputed for the labelled, imaged cells
