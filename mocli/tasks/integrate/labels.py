@@ -332,7 +332,7 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
             )
         if carried.maps:
             run.report.conclude(
-                f"{carried.name} transferred to {name} is right for {right.mean():.0%} of "
+                f"transferred {carried.name} of {name} is right for {right.mean():.0%} of "
                 f"{plural(len(cells), 'cell')} that came with a label of their own"
             )
         told = [
