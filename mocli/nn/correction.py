@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocli.nn.mixture import kmeans
+from mocli.nn.kmeans import kmeans
 from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import chunks, knn, unit_rows
 from mocli.nn.threads import column_means, one_thread

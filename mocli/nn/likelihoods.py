@@ -1,8 +1,8 @@
 """Likelihoods of measured values, element by element; of sparse counts at the cost of non-zeros.
 
 Every function returns the logarithm of a density or a probability, of the shape of its first argument, and
-is differentiable in its parameters. Training on counts should use the losses of
-counts, which give the same numbers at a fraction of the cost.
+is differentiable in its parameters. Training on counts should use `negative_binomial_loss` and
+`poisson_loss`, which give the same numbers at a fraction of the cost.
 
 The mean of cell i and feature j is library_i * softmax(logits_i)_j. With q = mean / (r + mean) and
 t = r log1p(mean / r), the negative log-likelihood of a negative binomial splits into

@@ -129,7 +129,7 @@ class _Index:
         """Make round(2 sqrt(n)) cells of rows, which are put in their order."""
         import torch
 
-        from mocli.nn.mixture import nearest_centres
+        from mocli.nn.kmeans import nearest_centres
 
         centres = _k_means(r.rounded, round(2 * len(r.rounded) ** 0.5), rng)
         cell_of = nearest_centres(r.rounded, centres)[1]
@@ -141,7 +141,7 @@ class _Index:
 
     def nearest_cell(self, q: Points) -> IntArray:
         """Return the cell of each query, `(n_query,)`."""
-        from mocli.nn.mixture import nearest_centres
+        from mocli.nn.kmeans import nearest_centres
 
         return nearest_centres(q.rounded, self.centres)[1].cpu().numpy()
 
@@ -174,7 +174,7 @@ def _k_means(r: Tensor, n: int, rng: np.random.Generator) -> Tensor:
     """Five rounds of k-means on a sample of 50 rows a centre, `(n, d)`; a centre without rows stays."""
     import torch
 
-    from mocli.nn.mixture import lloyd
+    from mocli.nn.kmeans import lloyd
 
     rows = np.sort(rng.choice(len(r), min(len(r), PER_CELL * n), replace=False))
     sample = r[torch.from_numpy(rows).to(r.device)]

@@ -23,8 +23,8 @@ from mocli.log import logger, progress
 from mocli.models.base import SOLVED, Begins, Model, Phase, Schedule, Solves
 from mocli.train.captured import Captured, Recorder
 from mocli.train.checkpoint import DAMAGE, Checkpoints, History, Snapshot
-from mocli.train.device import ALONE, Following, Ranks
 from mocli.train.optim import Flatness, Stepper, WeightAverage, freeze, rates_of, trainable, turns_of
+from mocli.train.ranks import ALONE, Following, Ranks
 from mocli.train.validation import Watch, split
 
 Read = Callable[[Mapping[str, Tensor]], Minibatch]

@@ -13,8 +13,8 @@ from torch import Tensor
 from mocli.data.batches import BundleRows
 from mocli.errors import NumericalError
 from mocli.models.base import Model, Phase, Validation
-from mocli.train.device import ALONE, Ranks
 from mocli.train.optim import Rates, Stepper
+from mocli.train.ranks import ALONE, Ranks
 from mocli.types import IntArray
 
 

@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from mocli.nn.mixture import kmeans
+from mocli.nn.kmeans import kmeans
 
 
 def run(x, k, seed=0):

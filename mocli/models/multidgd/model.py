@@ -33,8 +33,9 @@ from mocli.models.multidgd import TRAITS
 from mocli.models.multidgd.module import MultiDGDModule, Shape, Step, place, with_new_levels
 from mocli.models.multidgd.params import MultiDGDParams
 from mocli.nn.heads import Decoded, DecodesHeads
+from mocli.nn.kmeans import Partition, kmeans
 from mocli.nn.likelihoods import negative_binomial, normal
-from mocli.nn.mixture import LEAST_SPREAD, Partition, kmeans
+from mocli.nn.mixture import LEAST_SPREAD
 from mocli.nn.neighbors import drawn_rows
 from mocli.nn.principal import FIT_CELLS, Measured, joint_components
 from mocli.types import Json

@@ -133,7 +133,7 @@ def _place(paths: Paths, request: Request, verb: Verb) -> Iterator[Paths]:
     if Launch.here().rank == 0:
         yield paths
         return
-    from mocli.train.device import Following
+    from mocli.train.ranks import Following
 
     for handler in logger.handlers:
         handler.setLevel(logging.ERROR)

@@ -48,7 +48,7 @@ from mocli.types import FloatArray
 if TYPE_CHECKING:
     import torch
 
-    from mocli.train.device import Ranks
+    from mocli.train.ranks import Ranks
 
 VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "scikit-learn")
 
@@ -101,7 +101,8 @@ class Run:
         return_large_blocks()
         # imported here: a dry run must not pay for torch
         from mocli.train.checkpoint import FILE as CHECKPOINT
-        from mocli.train.device import choose_device, choose_threads, describe, join, torch_settings
+        from mocli.train.device import choose_device, choose_threads, describe, torch_settings
+        from mocli.train.ranks import join
 
         options = self.options
         with self._reported():
