@@ -101,7 +101,9 @@ def main() -> None:
             ours, theirs = of[model][measure], of[simple][measure]
             low, high = np.percentile([ours(d) - theirs(d) for d in draws], [2.5, 97.5])
             told = f"{model} {value[model]:.3f}, {simple} {value[simple]:.3f}"
-            print(f"{name}, {measure}: {told}: {value[model] - value[simple]:+.3f} ({low:+.3f} to {high:+.3f})")
+            print(
+                f"{name}, {measure}: {told}: {value[model] - value[simple]:+.3f} ({low:+.3f} to {high:+.3f})"
+            )
 
 
 if __name__ == "__main__":
