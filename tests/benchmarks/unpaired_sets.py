@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--label", default="default", help="name of these options among the reports")
     parser.add_argument("--loud", action="store_true")
     parser.add_argument("words", nargs="*", help="passed on to the command, after --")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in given.sets.split(","):
