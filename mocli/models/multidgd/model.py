@@ -186,10 +186,7 @@ class MultiDGD(DecodesHeads):
         return self.module.places(batch)
 
     def losses(self, prepared: Step, group: str) -> Losses:
-        """Negative log-joint of data, coordinates and parameters (Eq.
-
-        11): terms by cell, the total over all.
-        """
+        """Negative log-joint of data, coordinates and parameters (Eq. 11): terms a cell, total of all."""
         net, p, n = self.module, self.params, len(prepared.z)
         terms = {"reconstruction": net.reconstruction(prepared), "mixture": net.mixture_loss(prepared)}
         if net.keys:
