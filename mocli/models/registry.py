@@ -70,6 +70,9 @@ class Sized(Protocol):
     def steps(self, n_cells: int, preset: Preset) -> int:
         """Return how many steps training on so many cells takes at most."""
 
+    def usual_steps(self, n_cells: int) -> int:
+        """Return after how many steps of the auto preset the loss has mostly stopped falling."""
+
 
 def params_class(traits: Traits) -> Any:
     """Return the parameter dataclass of a model."""

@@ -4,11 +4,15 @@
 one thread and prints a line for each: bytes foretold, bytes at the peak, their ratio; seconds foretold,
 seconds taken, their ratio. Memory is meant to be right within a factor of two, time within three;
 `test_foretold.py` asserts the first.
+
+``python tests/benchmarks/foretold.py --reports FOLDER`` runs no training: what the commands of all reports in
+a folder are told now (`--dry-run`) is held against the seconds that they took then, by whole schedules.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,6 +65,26 @@ def run(name: str, steps: int) -> dict[str, float]:
     }
 
 
+def against_reports(folder: Path) -> None:
+    """Print a line for each report of a training: seconds told now, seconds that it took, their ratio."""
+    ratios = []
+    for path in sorted(folder.rglob("*.report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not (report.get("training") or {}).get("steps") or report["status"] != "ok":
+            continue
+        words = [sys.executable, "-m", "mocli", *report["command"][1:], "--dry-run", "--force"]
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+        told = re.search(r"take about ([\d.]+) (s|min|h)", done.stdout + done.stderr)
+        if told is None:
+            raise SystemExit(f"{path}: exit {done.returncode}: {done.stderr[-2000:]}")
+        seconds = float(told[1]) * {"s": 1, "min": 60, "h": 3600}[told[2]]
+        ratios.append(seconds / report["timing"]["total_s"])
+        name = f"{path.parent.name}/{path.name}"
+        print(f"{name}: {seconds:.0f} s told, {report['timing']['total_s']:.0f} s taken, {ratios[-1]:.2f}")
+    within = sum(1 / 3 <= ratio <= 3 for ratio in ratios)
+    print(f"{within} of {len(ratios)} within a factor of 3, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
 def environment() -> dict[str, str]:
     """Return this environment, with one thread and this checkout."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -71,7 +95,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", default="", help="Commands whose name holds this text")
     options.add_argument("--max-steps", type=int, default=20)
+    options.add_argument("--reports", type=Path, help="Folder of reports of earlier runs")
     asked = options.parse_args()
+    if asked.reports:
+        against_reports(asked.reports)
+        return
     print(
         "| command | told, MB | peak, MB | ratio | told, s | took, s | ratio |\n|---|---|---|---|---|---|---|"
     )

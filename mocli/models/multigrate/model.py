@@ -26,16 +26,13 @@ from mocli.models.base import (
 from mocli.models.multigrate import TRAITS
 from mocli.models.multigrate.module import MultigrateModule, Shape, Step
 from mocli.models.multigrate.networks import anchors, components
-from mocli.models.multigrate.params import SETTLED, MultigrateParams
+from mocli.models.multigrate.params import COMPONENTS, SETTLED, MultigrateParams
 from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.mixture import product_of_experts
 from mocli.types import Json, Pairing, Preset
 
 WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
 """Learning rates of modalities with few and with very many features."""
-
-COMPONENTS = 50
-"""Of a modality as its encoder sees it."""
 
 FEW_CELLS = 20
 """Below this many cells none is held out."""

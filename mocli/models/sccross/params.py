@@ -165,6 +165,10 @@ class SccrossParams:
         """Return the steps of both stages at most, of cells that are measured alike."""
         return sum(self.stages(n_cells, self.batch_size, preset))
 
+    def usual_steps(self, n_cells: int) -> int:
+        """Return the steps of both stages: only the first, the shorter one, may end before."""
+        return self.steps(n_cells, Preset.AUTO)
+
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {

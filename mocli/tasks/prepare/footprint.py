@@ -7,6 +7,7 @@ time foretold); it should be right within a factor of three, and a training that
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -283,13 +284,17 @@ MOST_CELLS_MEASURED = 20_000
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of training at most, of reading and showing around it, and of what a task does with the model.
+    """Seconds of training, of reading and showing around it, and of what a task does with the model.
 
-    `steps` is 0 for a model in closed form.
+    Attributes:
+        steps, training: Those that are usual; 0 for a model in closed form.
+        most_steps, most_training: Those that training takes at most.
     """
 
     steps: int
+    most_steps: int
     training: float
+    most_training: float
     around: float
     after: float = 0.0
 
@@ -303,7 +308,10 @@ class Duration:
         """Say how long the run and its training take."""
         parts = []
         if self.steps:
-            parts.append(f"{roughly(self.training)} of it for {self.steps:,} training steps at most")
+            parts.append(f"{roughly(self.training)} of it for {self.steps:,} training steps")
+        if self.most_steps > self.steps:
+            most = self.whole + self.most_training - self.training
+            parts.append(f"at most {roughly(most)} if it takes all of {self.most_steps:,}")
         if self.after > self.around:
             parts.append(f"{roughly(self.after)} for what comes after training")
         return ", ".join([f"it will take about {roughly(self.whole)} on a CPU", *parts])
@@ -325,11 +333,15 @@ def duration(
     stacked = sum(S_PER_STACK + S_PER_STACKED * cells * features for cells, features in aim.stacks(plan))
     after = stacked + S_PER_SILENCED * _silenced_values(plan, aim)
     if not isinstance(params, Sized):
-        return Duration(0, 0.0, around, after)
-    steps = train.max_steps or params.steps(cells, Preset(train.preset))
+        return Duration(0, 0, 0.0, 0.0, around, after)
+    preset = Preset(train.preset)
+    most = train.max_steps or params.steps(cells, preset)
+    steps = min(most, params.usual_steps(cells)) if preset is Preset.AUTO else most
     products = size.weights * params.batch_size * MS_PER_PRODUCT / (run.threads or 1)
-    training = steps * (params.STEP_MS + products) / 1000
-    return Duration(steps, min(training, run.max_time or training), around, after)
+    training, longest = (
+        min(n * (params.STEP_MS + products) / 1000, run.max_time or math.inf) for n in (steps, most)
+    )
+    return Duration(steps, most, training, longest, around, after)
 
 
 def seconds_around(cells: int) -> float:

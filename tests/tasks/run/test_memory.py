@@ -199,7 +199,7 @@ def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp
 
     command = words(unpaired, tmp_path / "o.h5mu", "--max-steps", "5", "--metrics", "none")
     assert main([*command, "--dry-run"]) == 0
-    assert "on a CPU, 5 s of it for 5 training steps at most" in capsys.readouterr().out
+    assert "on a CPU, 5 s of it for 5 training steps\n" in capsys.readouterr().out
     assert main(command) == 0
     assert json.loads((tmp_path / "o.report.json").read_text())["device"]["expected_seconds"] == 8
     data = DataOptions(
@@ -211,12 +211,16 @@ def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp
     size = memory.footprint(plan, params, Aim(Task.INTEGRATE))
     aim = Aim(Task.INTEGRATE)
     told = duration(plan, params, asked, run, size, aim)
-    assert told.steps == 2_000
+    assert (told.steps, told.most_steps) == (700, 2_000)
+    assert told.most_training == pytest.approx(told.training * 2_000 / 700)
+    assert "at most" in told.words
+    paper = duration(plan, resolve(plan.traits, {}, "paper"), replace(asked, preset="paper"), run, size, aim)
+    assert paper.steps == paper.most_steps == 10_000
     wider = replace(size, weights=50 * size.weights)
     assert duration(plan, params, asked, run, wider, aim).training > 2 * told.training
-    assert (
-        duration(plan, params, replace(asked, max_steps=200), run, size, aim).training == told.training / 10
-    )
+    shorter = duration(plan, params, replace(asked, max_steps=200), run, size, aim)
+    assert shorter.training == pytest.approx(told.training * 200 / 700)
+    assert "at most" not in shorter.words
     assert duration(plan, params, asked, replace(run, max_time=3.0), size, aim).training == 3.0
     closed = traits_of("otcca")
     assert duration(plan, resolve(closed, {}, "auto"), asked, run, size, aim).steps == 0
