@@ -1,5 +1,7 @@
 """What comes after training is foretold too: stacks for imputation, genes that fall silent."""
 
+from dataclasses import replace
+
 import pytest
 
 from mocli.data.demo import write_demo
@@ -77,4 +79,4 @@ def test_words_name_what_comes_after_where_it_is_most(planned):
     params, aim = resolve(plan.traits, {}, "auto"), Aim(Task.GENE2PEAK, silenced=10)
     told = duration(plan, params, TrainOptions(), RunOptions(threads=1), footprint(plan, params, aim), aim)
     assert "after training" not in told.words
-    assert "10 min for what comes after training" in type(told)(told.steps, 5.0, 8.0, 600.0).words
+    assert "10 min for what comes after training" in replace(told, around=8.0, after=600.0).words
