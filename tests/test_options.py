@@ -93,12 +93,13 @@ def test_a_subcommand_is_its_options_and_a_function():
 def test_its_command_line_follows(monkeypatch, capsys):
     import typer
 
-    from mocli.cli.command import PlainCommand, command_of
+    from mocli.cli.command import command_of
+    from mocli.cli.parameters import PlainCommand
 
     calls = []
     monkeypatch.setattr("mocli.cli.command.load_class", lambda _: lambda *a, **k: calls.append((a, k)))
     app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command(cls=PlainCommand)(command_of("toys:toy", (ToyOptions, *cli.SHARED), about=ToyOptions))
+    app.command(cls=PlainCommand)(command_of("toys:toy", (ToyOptions, *cli.SHARED), about="Count toys."))
     text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
     assert "Number of toys [default: 2]" in " ".join(text.split()).replace("│ ", "")
     assert "--seen-in" not in text

@@ -10,20 +10,37 @@ import typer
 
 from mocli import __version__
 from mocli.cli import helpers
-from mocli.cli.command import CONTEXT, EPILOG, SHARED, PlainCommand, PlainGroup, command_of, options_of
 from mocli.cli.links import links
 from mocli.cli.output import emit
+from mocli.cli.parameters import CONTEXT, EPILOG, PlainCommand, PlainGroup
 from mocli.types import Task
 
 WORKFLOW = "Commands, in the order of a workflow"
 HELPERS = "Helpers"
+ABOUT = {
+    Task.INTEGRATE: "Bring the cells of all modalities into one latent space.\n\n"
+    "For example: mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv -o out.h5mu",
+    Task.IMPUTE: "Fill in a modality that cells lack, with prediction intervals.\n\n"
+    "For example: mocli impute query.h5ad --from-model out.model --to prot -o filled.h5mu",
+    Task.SIMULATE: "Make new cells of chosen types, matched in all modalities.\n\n"
+    "For example: mocli simulate --from-model out.model --label cell_type=Astro --fold 5 -o sim.h5mu",
+    Task.PERTURB: "Change features of cells, and see where the cells go.\n\n"
+    "For example: mocli perturb data.h5mu --from-model out.model --from state=ill --to state=well -o out.tsv",
+    Task.GENE2PEAK: "Find the peaks that go with each gene.\n\n"
+    "For example: mocli gene2peak multiome.h5mu --from-model out.model --gtf genes.gtf.gz -o links.tsv",
+    Task.BENCHMARK: "Train models and compare them with each other, other tools and simple controls.\n\n"
+    "For example: mocli benchmark data.h5mu --links links.tsv --label-key cell_type -o bench.tsv",
+}
+"""What the help of each subcommand says; its first sentence stands in the list of all."""
 WITHOUT_INPUT = frozenset({Task.SIMULATE})
 
 
 def subcommand(task: Task) -> Callable[..., None]:
     """Return the command of a subcommand, with all its options."""
-    group, path = options_of(task), f"mocli.tasks.{task}.{task}:{task}"
-    return command_of(path, (group, *SHARED), about=group, needs_input=task not in WITHOUT_INPUT)
+    from mocli.cli.command import SHARED, command_of, options_of
+
+    path, groups = f"mocli.tasks.{task}.{task}:{task}", (options_of(task), *SHARED)
+    return command_of(path, groups, about=ABOUT[task], needs_input=task not in WITHOUT_INPUT)
 
 
 def _named_only(task: Task) -> Callable[..., None]:
@@ -31,7 +48,7 @@ def _named_only(task: Task) -> Callable[..., None]:
 
     def command() -> None: ...
 
-    command.__name__, command.__doc__ = task.value, options_of(task).__doc__
+    command.__name__, command.__doc__ = task.value, ABOUT[task]
     return command
 
 

@@ -4,23 +4,26 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mocli.cli.command import checked, usage
 from mocli.cli.output import emit, table
+from mocli.cli.parameters import checked, usage
 from mocli.errors import UsageError
-from mocli.models.base import Traits
-from mocli.models.registry import available
 from mocli.parsing import among
 from mocli.types import EXPORT_TOOLS, EXPORT_VALUES
+
+if TYPE_CHECKING:
+    from mocli.models.base import Traits
 
 AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
 
 def models(*, as_json: AsJson = False) -> None:
     """Show which data each model takes."""
+    from mocli.models.registry import available
+
     listed = available().values()
     entries = [_model_entry(traits) for traits in listed]
     if as_json:
@@ -45,7 +48,7 @@ def models(*, as_json: AsJson = False) -> None:
     emit("\n".join([table(header, rows), "", *summaries, "", *_auto_lines(listed)]))
 
 
-def _auto_lines(listed: Collection[Traits]) -> list[str]:
+def _auto_lines(listed: "Collection[Traits]") -> list[str]:
     """Say which models `auto` takes for each pairing, in their order."""
     lines = ["--model auto takes the first that fits (figures: tests/benchmarks/RESULTS.md):"]
     for pairing in sorted({pairing for traits in listed for pairing in traits.rank}):
@@ -54,7 +57,7 @@ def _auto_lines(listed: Collection[Traits]) -> list[str]:
     return lines
 
 
-def _model_entry(traits: Traits) -> dict[str, Any]:
+def _model_entry(traits: "Traits") -> dict[str, Any]:
     return {
         "name": traits.name,
         "title": traits.title,
@@ -70,7 +73,7 @@ def _model_entry(traits: Traits) -> dict[str, Any]:
     }
 
 
-def _links_word(traits: Traits) -> str:
+def _links_word(traits: "Traits") -> str:
     if not traits.needs_links:
         return "not needed"
     return "needed by unpaired cells" if traits.links_replace_pairs else "needed"
@@ -82,13 +85,17 @@ def _span(least: int, most: int | None) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
+def _model_names() -> list[str]:
+    from mocli.models.registry import available
+
+    return list(available())
+
+
 def params(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL",
-            help="A model that 'mocli models' lists",
-            autocompletion=lambda: list(available()),
+            metavar="MODEL", help="A model that 'mocli models' lists", autocompletion=_model_names
         ),
     ],
     *,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mocli.cli.command import CONTEXT, PlainCommand, PlainGroup, checked, usage
 from mocli.cli.output import emit, table
+from mocli.cli.parameters import CONTEXT, PlainCommand, PlainGroup, checked, usage
 from mocli.parsing import among, positive
 
 if TYPE_CHECKING:

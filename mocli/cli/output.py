@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from mocli import __version__, log
-from mocli.cli.settings import COMMAND_LINE, DEFAULT, origin_of
+from mocli import __version__
+from mocli.cli.parameters import COMMAND_LINE, DEFAULT, origin_of
 from mocli.errors import MocliError, UsageError, did_you_mean, printable, recognise
 
 
@@ -99,6 +98,8 @@ def _usage(error: Any) -> UsageError:
 
 
 def _print_bug(error: BaseException, *, json: bool) -> None:
+    import traceback
+
     trace = "".join(traceback.format_exception(error)).rstrip()
     notice = f"this is a bug in mocli {__version__}; please report it with the lines above and the command"
     if json:
@@ -109,6 +110,8 @@ def _print_bug(error: BaseException, *, json: bool) -> None:
 
 
 def _print_json(message: str, fields: dict[str, Any]) -> None:
+    from mocli import log
+
     _say(log.json_line("error", message, fields))
 
 
@@ -122,6 +125,8 @@ def _say(text: str) -> None:
 
 def _wants_json(argv: Sequence[str]) -> bool:
     """Say whether errors are to be JSON, also for a command line that was never understood."""
+    from mocli import log
+
     if (chosen := log.configured_format()) is not None:
         return chosen == "json"
     pairs = zip(argv, [*argv[1:], ""], strict=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from mocli.cli.parameters import COMMAND_LINE, CONFIG_META, DEFAULT, config_origin, origin_of
 from mocli.errors import UsageError, did_you_mean
 from mocli.options import OptionField
 from mocli.tasks.run.options import AUTO, NAMED_PARAMS, UNNAMED
@@ -15,29 +16,9 @@ if TYPE_CHECKING:
     import typer
 
 
-CONFIG_META = "mocli.config"
-DEFAULT = "default"
-COMMAND_LINE = "command line"
 # not part of a configuration: they say what to do with it
 MAX_DEPTH, MAX_LENGTH = 10, 1_000_000
 ACTIONS = frozenset({"config", "print_config", "dry_run", "help_all"})
-
-
-def origin_of(ctx: typer.Context, param: Any) -> str:
-    """Return `command line`, `environment MOCLI_X`, `config file F` or `default`."""
-    source = ctx.get_parameter_source(str(param.name))
-    name = "DEFAULT" if source is None else source.name
-    if name == "ENVIRONMENT":
-        return f"environment {param.envvar}"
-    if name == "DEFAULT_MAP":
-        return config_origin(ctx)
-    return COMMAND_LINE if name == "COMMANDLINE" else DEFAULT
-
-
-def config_origin(ctx: typer.Context) -> str:
-    """Name the config file in use."""
-    config = ctx.meta.get(CONFIG_META)
-    return f"config file {config.path}" if config is not None else "config file"
 
 
 def rank(origin: str) -> int:

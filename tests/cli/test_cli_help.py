@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from mocli import __version__
 from mocli.cli.app import app
-from mocli.cli.command import MOST_FORM, SHARED, options_of
+from mocli.cli.command import SHARED, options_of
+from mocli.cli.parameters import MOST_FORM
 from mocli.options import MISSING, declared_by
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -168,6 +169,14 @@ def test_the_command_line_imports_nothing_heavy():
     code = f"import sys, mocli.cli.app; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_list_of_commands_does_without_their_options():
+    code = (
+        "import sys; from mocli.__main__ import main; main(['-h'])\n"
+        "sys.exit(99 if {'mocli.options', 'mocli.models.registry', 'mocli.log'} & set(sys.modules) else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_help_of_a_process_imports_nothing_heavy_and_writes_only_stdout():

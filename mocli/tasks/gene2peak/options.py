@@ -21,10 +21,7 @@ PEAK_SETS = ".peaksets.tsv"
 
 @dataclass(frozen=True)
 class Gene2PeakOptions(Options):
-    """Find the peaks that go with each gene.
-
-    For example: mocli gene2peak multiome.h5mu --from-model out.model --gtf genes.gtf.gz -o links.tsv
-    """
+    """What only `mocli gene2peak` takes."""
 
     PANEL: ClassVar = RELATIONS
 

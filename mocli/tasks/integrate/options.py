@@ -33,10 +33,7 @@ class TransferOptions:
 
 @dataclass(frozen=True)
 class IntegrateOptions(Options):
-    """Bring the cells of all modalities into one latent space.
-
-    For example: mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv -o out.h5mu
-    """
+    """What only `mocli integrate` takes."""
 
     PANEL: ClassVar = INTEGRATION
     GONE: ClassVar = {"--no-metrics": "--metrics none takes its place"}

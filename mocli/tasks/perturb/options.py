@@ -34,10 +34,7 @@ def _screen(value: str, option: str) -> str:
 
 @dataclass(frozen=True)
 class PerturbOptions(Options):
-    """Change features of cells, and see where the cells go.
-
-    For example: mocli perturb data.h5mu --from-model out.model --from state=ill --to state=well -o out.tsv
-    """
+    """What only `mocli perturb` takes."""
 
     PANEL: ClassVar = PERTURBATION
 

@@ -37,10 +37,7 @@ def _library(value: Any, option: str) -> str | float:
 
 @dataclass(frozen=True)
 class SimulateOptions(Options):
-    """Make new cells of chosen types, matched in all modalities.
-
-    For example: mocli simulate --from-model out.model --label cell_type=Astro --fold 5 -o sim.h5mu
-    """
+    """What only `mocli simulate` takes."""
 
     PANEL: ClassVar = SIMULATION
 
