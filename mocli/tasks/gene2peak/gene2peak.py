@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -62,7 +62,11 @@ MOST_PAIRS = 20_000_000
 """Pairs of genes and peaks in all groups, where peaks are not near genes."""
 
 
-def name_of(request: Request, options: Gene2PeakOptions) -> str:
+Opened: TypeAlias = Callable[[], list[ModalityFile]]
+"""Returns the inputs, which are opened once."""
+
+
+def name_of(request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile]) -> str:
     """Return the model that will be used.
 
     Raises `UsageError`: it has no place in this task.
@@ -72,7 +76,7 @@ def name_of(request: Request, options: Gene2PeakOptions) -> str:
     if request.train.model not in UNNAMED:
         check_task(request.train.model, Task.GENE2PEAK)
         return request.train.model
-    return plan_training(request, Task.GENE2PEAK, _quiet).traits.name
+    return plan_training(request, Task.GENE2PEAK, _quiet, files).traits.name
 
 
 def way_in(name: str, options: Gene2PeakOptions) -> Way | None:
@@ -151,9 +155,10 @@ def _check_asked(
         read_truth(options.truth, candidates.vicinity)
 
 
-def silence_in_model(run: Run, request: Request, options: Gene2PeakOptions, way: Way) -> None:
+def silence_in_model(
+    run: Run, request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile], way: Way
+) -> None:
     """Take or train a model, silence genes in it, and write what changes at the peaks."""
-    files = open_modalities(request.data)
     if options.from_model is None:
         check_inputs(request, options, files, Foresight())
     saved = obtain(run, request, options.from_model, aim_of(options, files), files).saved
@@ -243,13 +248,14 @@ def gene2peak(
     Raises:
         MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
-    if by_default(request, options):
+    opened = cache(partial(open_modalities, request.data))
+    if by_default(request, options, opened):
         options = replace(options, method="metacells")
     verb = Verb(
         task="gene2peak",
         suffixes=(".tsv",),
-        foresee=partial(_foresee, request, options),
-        work=partial(_work, request, options),
+        foresee=partial(_foresee, request, options, opened),
+        work=partial(_work, request, options, opened),
         beside=((".bedpe",) if options.bedpe else ())
         + ((PEAK_SETS,) if options.peak_sets is not None else ()),
         trains=options.from_model is None and options.method != "metacells",
@@ -309,14 +315,14 @@ def _of_imputation(options: Gene2PeakOptions) -> ImputeOptions:
     )
 
 
-def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
+def _foresee(request: Request, options: Gene2PeakOptions, opened: Opened, tell: Tell) -> None:
+    files, way, saved = opened(), None, None
     if options.method == "metacells":
-        tell.say(foretold(take_measured(request, options, tell)).words)
+        tell.say(foretold(take_measured(request, options, files, tell)).words)
         return
-    files, way, saved = open_modalities(request.data), None, None
     aim = Aim(Task.GENE2PEAK)
     if options.method != "correlation":
-        name = name_of(request, options)
+        name = name_of(request, options, files)
         way = way_in(name, options)
         aim = aim if way is None else aim_of(options, files)
     if options.from_model is None:
@@ -332,7 +338,7 @@ def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
             check_in_model(saved, request, options, files, tell)
         tell.say(f"silencing genes in {name}, method {way}")
         return
-    direction = survey(request, _of_imputation(options), Task.GENE2PEAK, Foresight()).direction
+    direction = survey(request, _of_imputation(options), Task.GENE2PEAK, files, Foresight()).direction
     tell.say(f"imputing {direction.target} from {direction.source}")
     _choose(request, options, direction, tell)
     if saved is not None:
@@ -341,23 +347,24 @@ def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
         foresee_in_model(tell, request, _of_imputation(options), direction)
 
 
-def _work(request: Request, options: Gene2PeakOptions, run: Run) -> None:
+def _work(request: Request, options: Gene2PeakOptions, opened: Opened, run: Run) -> None:
+    files = opened()
     if options.method == "metacells":
-        relate_measured(run, request, options)
+        relate_measured(run, request, options, files)
         return
-    way = way_in(name_of(request, options), options)
+    way = way_in(name_of(request, options, files), options)
     if way is not None:
-        silence_in_model(run, request, options, way)
+        silence_in_model(run, request, options, files, way)
     else:
-        _correlate(run, request, options)
+        _correlate(run, request, options, files)
 
 
-def _correlate(run: Run, request: Request, options: Gene2PeakOptions) -> None:
+def _correlate(run: Run, request: Request, options: Gene2PeakOptions, files: list[ModalityFile]) -> None:
     """Impute expression where peaks were measured, correlate the two, and write the table."""
     from mocli.tasks.impute.work import obtain_model, translate
 
     of_imputation = _of_imputation(options)
-    surveyed = survey(request, of_imputation, Task.GENE2PEAK, run)
+    surveyed = survey(request, of_imputation, Task.GENE2PEAK, files, run)
     candidates = _choose(request, options, surveyed.direction, run)
     saved, trained = obtain_model(run, request, Task.GENE2PEAK, surveyed)
     with run.timed("encode"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,6 @@ from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, re
 from mocli.tasks.infer.translation import shared_cells
 from mocli.tasks.prepare.footprint import LIBRARIES, Footprint, tell_memory
 from mocli.tasks.prepare.pairing import relate_files
-from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
@@ -65,14 +64,15 @@ class MeasuredCells:
     files: tuple[ModalityFile, ...]
 
 
-def take_measured(request: Request, options: Gene2PeakOptions, tell: Tell) -> MeasuredCells:
-    """Open files, choose genes and the peaks near them, and read the cells that have both.
+def take_measured(
+    request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
+) -> MeasuredCells:
+    """Choose genes and the peaks near them, and read the cells that have both.
 
     Raises:
         UsageError: No gene table, or modalities that do not fit.
         InputError: Fewer than 100 cells have both measured.
     """
-    files = open_modalities(request.data)
     rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)
     by_name = {f.name: f for f in files}
     if options.gtf is None:
@@ -107,7 +107,9 @@ def take_measured(request: Request, options: Gene2PeakOptions, tell: Tell) -> Me
     return MeasuredCells(x, y, candidates, group, (by_name[rna], by_name[atac]))
 
 
-def by_default(request: Request, options: Gene2PeakOptions) -> bool:
+def by_default(
+    request: Request, options: Gene2PeakOptions, opened: Callable[[], Sequence[ModalityFile]]
+) -> bool:
     """Whether pairs are scored over metacells though no method was named.
 
     They are where genes and peaks were measured in the same cells and nothing given speaks of a model: one
@@ -117,7 +119,7 @@ def by_default(request: Request, options: Gene2PeakOptions) -> bool:
     if options.method != "auto" or asked or options.gtf is None:
         return False
     try:
-        files = open_modalities(request.data)
+        files = opened()
         rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)
         return len(_measured_in_both(request, files, rna, atac)) >= FEWEST_CELLS
     except MocliError:
@@ -154,10 +156,12 @@ def at_one_depth(file: ModalityFile, layers: Mapping[str, str], rows: IntArray) 
     return x
 
 
-def relate_measured(run: Run, request: Request, options: Gene2PeakOptions) -> None:
+def relate_measured(
+    run: Run, request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile]
+) -> None:
     """Correlate genes and peaks over metacells, compare with backgrounds, and write the table."""
     with run.timed("load"):
-        cells = take_measured(request, options, run)
+        cells = take_measured(request, options, files, run)
         record_files(run, cells.files)
         tell_memory(run, foretold(cells))
     vicinity, seed = cells.candidates.vicinity, request.run.seed

@@ -9,7 +9,7 @@ from typing import ClassVar
 from mocli import parsing
 from mocli.errors import UsageError
 from mocli.options import Options, option
-from mocli.tasks.run.options import OUTPUT
+from mocli.tasks.run.options import OUTPUT, given_model
 
 RELATIONS = "Genes and peaks"
 SILENCING = "In-silico silencing"
@@ -29,9 +29,7 @@ class Gene2PeakOptions(Options):
 
     source: str | None = option("--from MOD", "Measured modality", shown="accessibility, else expression")
     target: str | None = option("--to MOD", "Imputed modality", shown="expression, else proteins")
-    from_model: Path | None = option(
-        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
-    )
+    from_model: Path | None = given_model()
     gtf: Path | None = option(
         "--gtf FILE",
         "Gene table with gene positions: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",

@@ -8,7 +8,7 @@ from functools import partial
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.translation import columns_of
-from mocli.tasks.prepare.plan import Aim
+from mocli.tasks.prepare.plan import Aim, open_modalities
 from mocli.tasks.run.frame import Foresight, Verb, perform
 from mocli.tasks.run.paths import STACKS
 from mocli.tasks.run.request import Request, Result, subcommand
@@ -38,7 +38,9 @@ def impute(request: Request, options: ImputeOptions, *, dry_run: bool, command: 
 
 def _foresee(request: Request, options: ImputeOptions, tell: Foresight) -> None:
     trains = options.from_model is None
-    surveyed = survey(request, options, Task.IMPUTE, Foresight() if trains else tell)
+    surveyed = survey(
+        request, options, Task.IMPUTE, open_modalities(request.data), Foresight() if trains else tell
+    )
     source, target = surveyed.direction.source, surveyed.direction.target
     tell.say(f"denoises {target}" if source == target else f"imputes {target} from {source}")
     if trains:
@@ -63,7 +65,7 @@ def _work(request: Request, options: ImputeOptions, run: Run) -> None:
     from mocli.tasks.impute.work import Imputation, check_asked, obtain_model, translate
     from mocli.tasks.impute.write import deliver
 
-    surveyed = survey(request, options, Task.IMPUTE, run)
+    surveyed = survey(request, options, Task.IMPUTE, open_modalities(request.data), run)
     saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed, coverage=options.coverage)
     with run.timed("encode"):
         target = surveyed.direction.target

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mocli import parsing
 from mocli.errors import UsageError
 from mocli.options import Options, option
+from mocli.tasks.run.options import given_model
 from mocli.types import Route
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ class ImputeOptions(Options):
     target: str | None = option(
         "--to MOD", "Modality to impute. Give the --from modality again to denoise it"
     )
-    from_model: Path | None = option(
-        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
-    )
+    from_model: Path | None = given_model()
     cells: str = option(
         "--cells",
         "missing: cells without the target; all: also measured ones",

@@ -28,7 +28,6 @@ from mocli.tasks.infer.translation import (
     shared_cells,
 )
 from mocli.tasks.prepare.pairing import Relation, relate_files
-from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.trained.train import load_given
@@ -99,12 +98,13 @@ class Survey:
         return lacks
 
 
-def survey(request: Request, options: ImputeOptions, task: Task, tell: Tell) -> Survey:
-    """Open files, settle what is imputed from what, and find mistakes before they cost a training.
+def survey(
+    request: Request, options: ImputeOptions, task: Task, files: list[ModalityFile], tell: Tell
+) -> Survey:
+    """Settle what is imputed from what, and find mistakes before they cost a training.
 
     Raises `MocliError`: inputs, model and options do not fit each other.
     """
-    files = open_modalities(request.data)
     relation = relate_files(files, request.data.pairing) if len(files) > 1 else None
     if options.from_model is None:
         direction = _between_inputs(options, files, task)

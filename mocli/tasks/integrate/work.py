@@ -45,10 +45,15 @@ from mocli.tasks.run.guard import return_freed_memory
 from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import CellColumns, cells_of_files, cluster_graph, find_clusters
+from mocli.tasks.score.clusterings import (
+    CellColumns,
+    cells_of_files,
+    cluster_graph,
+    find_clusters,
+    weigh_modalities,
+)
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.score.picture import draw_correlations
-from mocli.tasks.score.wnn import weigh_modalities
 from mocli.tasks.trained.foresee import plan_training
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.train import Trained, build, encode, schedule_of, time_left, train_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mocli import parsing
 from mocli.errors import UsageError
 from mocli.options import Options, option
-from mocli.tasks.run.options import OUTPUT
+from mocli.tasks.run.options import OUTPUT, given_model
 
 if TYPE_CHECKING:
     from mocli.tasks.perturb.cells import Effect, Selection
@@ -51,9 +51,7 @@ class PerturbOptions(Options):
         "Cells to move towards: screen for the features that bring the perturbed cells there",
         parse="mocli.tasks.perturb.cells:Selection.parse",
     )
-    from_model: Path | None = option(
-        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
-    )
+    from_model: Path | None = given_model()
     source_modality: str | None = option(
         "--source-modality MOD", "Modality whose features change", shown="expression"
     )

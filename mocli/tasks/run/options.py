@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
@@ -34,6 +34,11 @@ def _model(value: str, _option: str) -> str:
     if value not in UNNAMED:
         traits_of(value)
     return value
+
+
+def given_model(also: str = "") -> Any:
+    """Declare `--from-model`, for subcommands that take a trained model instead of training one."""
+    return option("--from-model DIR", f"Trained model (OUT.model); without it one is trained first{also}")
 
 
 @dataclass(frozen=True)

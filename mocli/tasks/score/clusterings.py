@@ -1,4 +1,4 @@
-"""Columns that a run adds to obs, clusters of cells among them, and their agreement with labels."""
+"""Columns that a run adds to obs: clusters of cells, their agreement with labels, weights of modalities."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
 from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, spoken, table
+from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
+from mocli.tasks.score.wnn import weighted_neighbors
 from mocli.tasks.trained.latent import Latent
 from mocli.types import FloatArray, IntArray, StrArray
+
+MOST_WEIGHED = 20_000
+"""Most cells whose modalities are weighed: for more, neighbours in every modality would take minutes."""
 
 Column: TypeAlias = "pd.Categorical | FloatArray | StrArray"
 
@@ -198,3 +203,52 @@ def cluster_graph(
         run.report.tables["shared_markers"] = shared
     run.report.tables["quality"] = describe_quality(bundle)
     return clusters
+
+
+def weigh_modalities(
+    run: Run, bundle: MultiOmics, names: Mapping[str, str], clusters: Codes | None
+) -> list[CellColumns]:
+    """Weigh the modalities for every cell measured in all; nothing if these cells are too few or too many.
+
+    A modality counts by how much better a cell's nearest cells in it predict the cell than those in the
+    others do (Hao et al. 2021, doi:10.1016/j.cell.2021.04.048); weights of a cell sum to 1. They come from
+    the data, 50 components of each modality, not from the model.
+    """
+    order = list(bundle.modalities)
+    cells = np.flatnonzero((bundle.rows >= 0).all(1))
+    if len(order) < 2 or not 3 <= len(cells) <= MOST_WEIGHED:
+        run.warn(
+            f"--modality-weights needs 3 to {MOST_WEIGHED:,} cells measured in all of two modalities or "
+            f"more; there are {len(cells):,}"
+        )
+        return []
+    points = [
+        own_coordinates(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
+        for j, m in enumerate(order)
+    ]
+    cell_weights = weighted_neighbors(points, device=str(run.device)).weights.astype(np.float32)
+    weights = {}
+    for j, m in enumerate(order):
+        weights[names[m]] = np.full(bundle.n_cells, np.nan, np.float32)
+        weights[names[m]][cells] = cell_weights[:, j]
+    groups = bundle.label if bundle.label is not None else clusters
+    if groups is not None:
+        codes = groups.codes[cells]
+        rows = [
+            [level, int((codes == k).sum()), *cell_weights[codes == k].mean(0).tolist()]
+            for k, level in enumerate(groups.levels)
+            if (codes == k).any()
+        ]
+        run.report.tables["modality_weights"] = table(
+            "Which modality is most informative",
+            "Mean weight of each modality by group (weighted nearest neighbours): above an equal share "
+            "where the modality is more informative about these cells than the others are.",
+            ["group", "cells", *weights],
+            rows,
+        )
+    run.say(
+        "mean weights: " + ", ".join(f"{name} {np.nanmean(column):.2f}" for name, column in weights.items())
+    )
+    said = "weights of modalities in " + ", ".join(f"obs['weight_{name}']" for name in weights)
+    columns = {f"weight_{name}": column for name, column in weights.items()}
+    return [CellColumns(said, columns, cells_of_files(bundle, names))]

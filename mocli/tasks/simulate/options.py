@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from mocli import parsing
 from mocli.errors import UsageError
 from mocli.options import Options, option
+from mocli.tasks.run.options import given_model
 
 SIMULATION = "Simulation"
 PLACES = ("cells", "mixture", "mean")
@@ -44,10 +45,7 @@ class SimulateOptions(Options):
     LACKS: ClassVar = frozenset({"umap"})
     GONE: ClassVar = {"--mode": "--places cells (draw) or --places mean takes its place"}
 
-    from_model: Path | None = option(
-        "--from-model DIR",
-        "Trained model (OUT.model); INPUT then holds real cells to compare with. Without it one is trained",
-    )
+    from_model: Path | None = given_model(". With it INPUT holds real cells to compare with")
     label: Sequence[str] = option(
         "--label COLUMN=VALUE",
         "Simulate cells of this label; COLUMN may be left out where one has the value; repeatable",

@@ -18,6 +18,7 @@ from mocli.report.file import validate
 from mocli.tasks.gene2peak.measured import by_default
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.infer.align import align, project
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate import relate as candidates
 from mocli.tasks.run.request import requested
 from mocli.tasks.trained.saved import load_model
@@ -436,9 +437,33 @@ def test_without_a_model_asked_for_metacells_are_the_default(tissue, tmp_path):
 def test_what_speaks_of_a_model_takes_one(tissue, tmp_path, asked, own):
     output = tmp_path / "o.tsv"
     plain = {"gtf": tissue / "genes.tsv"}
-    assert by_default(requested(tissue / "multiome.h5mu", output=output), Gene2PeakOptions(**plain))
-    request = requested(tissue / "multiome.h5mu", output=output, **asked)
-    assert not by_default(request, Gene2PeakOptions(**plain | own))
+
+    def taken(options, **words):
+        request = requested(tissue / "multiome.h5mu", output=output, **words)
+        return by_default(request, Gene2PeakOptions(**options), lambda: open_modalities(request.data))
+
+    assert taken(plain)
+    assert not taken(plain | own, **asked)
+
+
+def test_inputs_are_opened_once(tissue, tmp_path, monkeypatch):
+    opened = []
+
+    def counted(data):
+        opened.append(data)
+        return open_modalities(data)
+
+    for module in ("gene2peak.gene2peak", "prepare.plan"):
+        monkeypatch.setattr(f"mocli.tasks.{module}.open_modalities", counted)
+    for method in ("auto", "latent"):
+        mocli.gene2peak(
+            tissue / "multiome.h5mu",
+            gtf=tissue / "genes.tsv",
+            method=method,
+            dry_run=True,
+            output=tmp_path / "o.tsv",
+        )
+    assert len(opened) == 2
 
 
 def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
