@@ -8,8 +8,10 @@ these, made once they have come several times; other steps run as usual.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -30,8 +32,17 @@ MANY = 64
 """Forms after which minibatches are taken to have no fixed one."""
 
 
+WAITING = "called a synchronizing CUDA operation"
+"""What torch warns of where the host waits for the device, if asked to."""
+
+
 class Recorder(Protocol):
-    """Records the work of a device, and repeats it."""
+    """Records the work of a device, and repeats it.
+
+    `given_up`: whether steps turned out not to be recordable; no phase tries again.
+    """
+
+    given_up: bool
 
     def warm(self, work: Callable[[], T]) -> T:
         """Do work that is recorded later."""
@@ -49,20 +60,42 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._waits = ""
+        self.given_up = False
 
     def warm(self, work: Callable[[], T]) -> T:
-        """Do work on the stream beside the default one, as torch asks of what is recorded later."""
+        """Do work on the stream beside the default one, as torch asks of what is recorded later.
+
+        Where the host waits for the device is noted: a recording would fail there, and not without harm.
+        """
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            result = work()
+        with torch.cuda.stream(self._stream), warnings.catch_warnings(record=True) as noted:
+            warnings.filterwarnings("always", message=WAITING)
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = work()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        places = [f"{Path(w.filename).name}:{w.lineno}" for w in noted if WAITING in str(w.message)]
+        self._waits = places[0] if places else ""
         return result
 
     def record(self, work: Callable[[], T]) -> tuple[Callable[[], None], T]:
         """Record, which runs nothing on the device, and repeat once."""
+        if self._waits:
+            raise RuntimeError(f"{self._waits} waits for the device")
+        before = torch.cuda.current_stream(self._stream.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            result = work()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                result = work()
+        except RuntimeError:
+            # torch stays on the stream of a recording that failed, and its generator goes on recording
+            torch.cuda.set_stream(before)
+            generator = torch.cuda.default_generators[self._stream.device.index]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
         graph.replay()
         return graph.replay, result
 
@@ -85,7 +118,8 @@ class Captured:
     """
 
     def __init__(self, work: Callable[[Minibatch, bool], Terms], recorder: Recorder | None) -> None:
-        self._work, self._recorder = work, recorder
+        self._work = work
+        self._recorder = None if recorder is None or recorder.given_up else recorder
         self._recordings: dict[Hashable, _Recording] = {}
         self._seen: dict[Hashable, int] = {}
         self._rates: tuple[float, ...] = ()
@@ -116,20 +150,21 @@ class Captured:
         """Do a step that was not recorded; record it if its form keeps coming."""
         self._seen[form] = self._seen.get(form, 0) + 1
         if len(self._seen) > MANY:
-            return self._stop(batch, "minibatches differ in shape", epoch_over=epoch_over)
+            return self._stop(recorder, batch, "minibatches differ in shape", epoch_over=epoch_over)
         if self._seen[form] <= WARM or len(self._recordings) >= MOST:
             return recorder.warm(lambda: self._work(batch, epoch_over))
         own = _copied(batch)
         try:
             replay, terms = recorder.record(lambda: self._work(own, epoch_over))
         except RuntimeError as error:
-            return self._stop(batch, str(error).splitlines()[0], epoch_over=epoch_over)
+            return self._stop(recorder, batch, str(error).splitlines()[0], epoch_over=epoch_over)
         if not self._recordings:
             logger.info("steps are recorded and repeated as one launch (--cuda-graphs)")
         self._recordings[form] = _Recording(replay, list(_tensors(own)), terms)
         return terms
 
-    def _stop(self, batch: Minibatch, why: str, *, epoch_over: bool) -> Terms:
+    def _stop(self, recorder: Recorder, batch: Minibatch, why: str, *, epoch_over: bool) -> Terms:
+        recorder.given_up = True
         logger.warning("steps cannot be recorded (%s): they run one operation at a time", why)
         self._recorder = None
         self._recordings.clear()

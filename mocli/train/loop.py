@@ -317,7 +317,8 @@ class _Stretch:
                     self.ranks.average_gradients([p for s in turn for p in s.group.parameters])
                     for stepper in turn:
                         stepper.step(epoch_over=epoch_over)
-            terms.update(losses.terms)
+            # the graph of gradients would live on with them, and with it the stream that it was made on
+            terms.update((name, term.detach()) for name, term in losses.terms.items())
         return terms
 
     def _pause_if_asked(self, done: Fitted) -> None:

@@ -45,10 +45,14 @@ class Tapes:
 
     def __init__(self, _device=None):
         self.warmed = self.recorded = self.replayed = 0
+        self.given_up = False
 
     def warm(self, work):
         self.warmed += 1
-        return work()
+        result = work()
+        # a graph of gradients that lives on has the next recording wait for another stream
+        assert not any(term.requires_grad for term in result.values())
+        return result
 
     def record(self, work):
         tape = Tape()

@@ -1,5 +1,9 @@
 """Steps that are recorded and repeated give the losses and weights of steps that are not."""
 
+import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import mocli
 import mocli.tasks.trained.train
 from mocli.cli.doctor import step_times
 from mocli.data.bundle import Minibatch
-from mocli.train.captured import MANY, MOST, WARM, Captured
+from mocli.train.captured import MANY, MOST, WAITING, WARM, Captured, CudaGraphs
 from mocli.train.checkpoint import History
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
@@ -124,12 +128,82 @@ def test_steps_that_cannot_be_recorded_run_as_usual_and_it_is_said_once(caplog, 
         def record(self, work):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    step = Captured(doubled, Refusing())
+    recorder = Refusing()
     caplog.set_level("WARNING", logger="mocli")
-    for k in range(MANY + 9):
-        n = k + 1 if why == "shapes" else 3
-        assert step(minibatch(n), epoch_over=False, rates=())["sum"] == 4 * n
+    for _phase in range(2):
+        step = Captured(doubled, recorder)
+        for k in range(MANY + 9):
+            n = k + 1 if why == "shapes" else 3
+            assert step(minibatch(n), epoch_over=False, rates=())["sum"] == 4 * n
     assert [r.getMessage().count("one operation at a time") for r in caplog.records] == [1]
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Stand in for what `torch.cuda` does to streams and generators around a recording."""
+    second = torch.device("cuda", 1)
+    home, side = (SimpleNamespace(device=second, wait_stream=lambda _: None) for _ in range(2))
+    state = SimpleNamespace(home=home, current=home, mode="default", graphs=0, restored=[])
+
+    @contextmanager
+    def stream(other):
+        before, state.current = state.current, other
+        yield
+        state.current = before
+
+    @contextmanager
+    def graph(_graph, stream):
+        # as torch does, which does not leave the stream of a recording that fails
+        state.current = stream
+        yield
+        state.current = home
+
+    def made():
+        state.graphs += 1
+        return SimpleNamespace(replay=lambda: None)
+
+    generator = SimpleNamespace(clone_state=lambda: "clean", graphsafe_set_state=state.restored.append)
+    stand_in = {
+        "Stream": lambda _: side, "stream": stream, "graph": graph, "CUDAGraph": made,
+        "current_stream": lambda _: state.current, "set_stream": lambda s: setattr(state, "current", s),
+        "set_sync_debug_mode": lambda mode: setattr(state, "mode", mode),
+        "default_generators": [None, generator],
+    }  # fmt: skip
+    for name, value in stand_in.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return state
+
+
+def test_a_recording_that_fails_leaves_stream_and_generator_as_they_were(cuda):
+    recorder = CudaGraphs(torch.device("cuda", 1))
+    assert recorder.record(lambda: 7)[1] == 7
+    assert not cuda.restored
+
+    def refused():
+        assert cuda.current is not cuda.home
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        recorder.record(refused)
+    assert cuda.current is cuda.home
+    assert cuda.restored == ["clean"]
+
+
+def test_a_step_that_waits_for_the_device_is_not_recorded(cuda):
+    recorder = CudaGraphs(torch.device("cuda", 1))
+
+    def waiting():
+        assert cuda.mode == "warn"
+        warnings.warn(WAITING, stacklevel=1)
+        return 3
+
+    assert recorder.warm(waiting) == 3
+    assert (cuda.mode, cuda.current) == ("default", cuda.home)
+    with pytest.raises(RuntimeError, match=r"test_captured.py:\d+ waits for the device"):
+        recorder.record(waiting)
+    assert cuda.graphs == 0
+    recorder.warm(lambda: 4)
+    assert recorder.record(lambda: 5)[1] == 5
 
 
 def test_the_option_is_told_to_change_nothing_on_the_processor(paired, tmp_path):
