@@ -101,7 +101,7 @@ class Carried:
 
     def measured(self, modality: str) -> str:
         """Name a modality and those that were measured in the very cells that are counted with it."""
-        return "+".join([modality, *(m for m in self.again if m != modality and self.counted_before(m))])
+        return measured_with(modality, self.again)
 
     def counted_before(self, modality: str) -> bool:
         """Say whether every cell of a modality is counted with one before."""
@@ -172,12 +172,14 @@ class CheckedLabels:
     """Labels that other modalities assign to cells of known label, `(n,)` each.
 
     Attributes:
+        measured: The modality, and those measured in the very cells that are counted with it.
         cells: Rows of the modality.
         truth, trusted: Their own labels, and those that the others' vote would have written, -1 unknown.
         far: Whether the mapping score is below the threshold.
     """
 
     modality: str
+    measured: str
     cells: IntArray
     truth: IntArray
     assigned: Assigned
@@ -215,6 +217,22 @@ def points_of(
     )
     codes = pd.Index(carried.levels).get_indexer(label)
     return CarriedPoints(carried.name, carried.levels, codes, confidence, mapping)
+
+
+def measured_with(modality: str, again: Mapping[str, BoolArray]) -> str:
+    """Name a modality and those all of whose cells are counted with one before, see `Carried`."""
+    return "+".join([modality, *(m for m, cells in again.items() if m != modality and cells.all())])
+
+
+def counted_before(bundle: MultiOmics, names: Mapping[str, str]) -> dict[str, BoolArray]:
+    """Return by file's name of a modality which of its cells are in one before, `(n_m,)`."""
+    seen = np.zeros(bundle.n_cells, bool)
+    found = {}
+    for name, own in names.items():
+        cells = bundle.cells_of(name)
+        found[own] = seen[cells]
+        seen[cells] = True
+    return found
 
 
 FEW_NOTICED = 0.5
@@ -343,14 +361,16 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
         name for name, labels in carried.left_out.items() if labels and not carried.counted_before(name)
     ]
     below_words = join(sorted({f"{carried.unknown_below[name]:g}" for name in counted}))
-    run.say(
-        f"  if the labelled cells lacked one of {plural(len(shares), 'label')}, {noticed:.0%} of its cells "
-        f"would be noticed, as {UNKNOWN} ({spread}; a mapping score below {below_words})"
-    )
     if noticed < FEW_NOTICED:
         run.warn(
             f"cells of a type that no labelled cell has may get a wrong label of {carried.name}: with each "
-            f"label left out in turn, {noticed:.0%} of its cells on average would be noticed as {UNKNOWN}"
+            f"of {plural(len(shares), 'label')} left out in turn, {noticed:.0%} of its cells on average "
+            f"would be noticed, as {UNKNOWN} ({spread}; a mapping score below {below_words})"
+        )
+    else:
+        run.say(
+            f"  if the labelled cells lacked one of {plural(len(shares), 'label')}, {noticed:.0%} of its "
+            f"cells would be noticed, as {UNKNOWN} ({spread}; a mapping score below {below_words})"
         )
 
 

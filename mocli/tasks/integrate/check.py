@@ -1,6 +1,7 @@
 """How far to trust transferred labels: the vote repeated for cells of known label, and compared.
 
-Labels on which modalities disagree are those whose cells lie among another label's cells of the others.
+Labels on which modalities disagree are those whose cells lie among another label's cells of the others. Cells
+with one place for all that was measured of them are asked about once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,20 @@ from mocli.metrics.embedding import MAX_CELLS
 from mocli.metrics.label_votes import Labelled, calibration_error, threshold
 from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Better, Entry, figure, plural, table
-from mocli.tasks.integrate.carried import UNKNOWN, Assigned, Carried, CheckedLabels, describe_carried
+from mocli.tasks.integrate.carried import (
+    UNKNOWN,
+    Assigned,
+    Carried,
+    CheckedLabels,
+    counted_before,
+    describe_carried,
+    measured_with,
+)
 from mocli.tasks.integrate.labels import Labels, ask, carry, electorate, own_codes, placed
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.run.run import Run
-from mocli.types import DoubleArray, FloatArray, IntArray, Json
+from mocli.tasks.trained.latent import Latent
+from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray, Json
 
 Pairs = Mapping[tuple[str, str], IntArray]
 
@@ -79,7 +90,7 @@ def entries_of(vote: CheckedLabels, column: str) -> dict[str, Entry]:
             int(is_near.sum()),
         ),
     }
-    return {f"{m}[{column}->{vote.modality}]": _entry(m, *value) for m, value in values.items()}
+    return {f"{m}[{column}->{vote.measured}]": _entry(m, *value) for m, value in values.items()}
 
 
 def transfer(
@@ -88,27 +99,27 @@ def transfer(
     columns: Sequence[Labels],
     pairs: Pairs,
     bundle: MultiOmics,
-    latent: Mapping[str, FloatArray],
+    latent: Latent,
 ) -> list[Carried]:
     """Transfer every column, measure the accuracy where labels are known, log and report it.
 
     `pairs`: true pairs, as `check_carried` takes them.
     """
-    device = str(run.device)
+    device, z = str(run.device), latent.by_modality
+    again = {} if latent.joint is None else counted_before(bundle, {name: name for name in bundle.modalities})
     done = []
     for labels in columns:
-        carried = carry(labels, latent, bundle, options, device=device)
+        carried = carry(labels, z, bundle, options, device=device, again=again)
         describe_carried(run, carried)
-        votes = list(
-            check_carried(labels, latent, bundle, pairs, options, device=device, seed=run.options.seed)
-        )
+        asked = partial(check_carried, device=device, seed=run.options.seed, again=again)
+        votes = list(asked(labels, z, bundle, pairs, options))
         for vote in votes:
             entries = entries_of(vote, labels.name)
             run.report.metrics.update(entries)
-            run.say(_compared(labels.name, vote.modality, entries))
+            run.say(_compared(labels.name, vote.measured, entries))
         disputes = find_disputes(labels, votes)
         tell_disputes(run, labels, disputes, bundle)
-        done.append(replace(carried, disputed=said_instead(labels, disputes)))
+        done.append(replace(carried, disputed=said_instead(labels, disputes, bundle, again)))
     return done
 
 
@@ -135,19 +146,28 @@ def check_carried(
     *,
     device: str,
     seed: int,
+    again: Mapping[str, BoolArray] | None = None,
 ) -> Iterator[CheckedLabels]:
     """Vote on the cells of known label and compare.
 
     Args:
         pairs: For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known for one
             is the ground truth of the other.
+        again: Cells that are counted with a modality before, see `Carried`. They are asked about once more
+            only where they have another label there.
 
     Yields:
         The vote on each modality with known labels to which others can transfer labels.
     """
     codes_known = own_codes(labels, bundle)
+    asked_before = np.full(bundle.n_cells, -1, np.int64)
     for name, truth in _truth(codes_known, pairs).items():
-        asked_of = np.flatnonzero((truth >= 0) & placed(latent, bundle, name))
+        to_ask = (truth >= 0) & placed(latent, bundle, name)
+        if again:
+            cells_of_rows = bundle.cells_of(name)
+            to_ask &= truth != asked_before[cells_of_rows]
+            asked_before[cells_of_rows[to_ask]] = truth[to_ask]
+        asked_of = np.flatnonzero(to_ask)
         cells = drawn_rows(asked_of, MAX_CELLS, seed=seed)
         z, codes, starts = electorate(name, codes_known, latent, bundle)
         if not len(cells) or not (codes >= 0).any():
@@ -169,7 +189,8 @@ def check_carried(
                 getattr(assigned, field)[group] = getattr(votes, field)
             trusted[group] = votes.codes(options.min_confidence, below)
             far[group] = votes.mapping < below
-        yield CheckedLabels(name, cells, truth[cells], assigned, trusted, far)
+        measured = measured_with(name, again or {})
+        yield CheckedLabels(name, measured, cells, truth[cells], assigned, trusted, far)
 
 
 def _truth(codes_known: Mapping[str, IntArray], pairs: Pairs) -> dict[str, IntArray]:
@@ -225,12 +246,14 @@ class Dispute:
     """Cells of a label to which the other modalities give another one.
 
     Attributes:
+        measured: See `CheckedLabels`.
         own, other: Codes of the two labels.
         cells: Rows of the modality, `(n,)`.
         share: Of the label's cells that were asked about.
     """
 
     modality: str
+    measured: str
     own: int
     other: int
     cells: IntArray
@@ -253,17 +276,28 @@ def find_disputes(labels: Labels, votes: Sequence[CheckedLabels]) -> list[Disput
                 share = n / of_label.sum()
                 if other not in (-1, own_code) and n >= FEWEST and share >= LEAST_SHARE:
                     cells = vote.cells[of_label & (vote.trusted == other)]
-                    disputes.append(Dispute(vote.modality, int(own_code), int(other), cells, float(share)))
+                    codes = int(own_code), int(other)
+                    disputes.append(Dispute(vote.modality, vote.measured, *codes, cells, float(share)))
     return sorted(disputes, key=lambda one: -len(one.cells))
 
 
-def said_instead(labels: Labels, disputes: Sequence[Dispute]) -> dict[str, IntArray]:
-    """Return, by modality, the label that others give disputed cells, -1 elsewhere; nothing without any."""
+def said_instead(
+    labels: Labels, disputes: Sequence[Dispute], bundle: MultiOmics, again: Mapping[str, BoolArray]
+) -> dict[str, IntArray]:
+    """Return, by modality, the label that others give disputed cells, -1 elsewhere; nothing without any.
+
+    `again`: see `check_carried`; what is said of a cell holds in all modalities counted with it.
+    """
     if not disputes:
         return {}
     instead = {name: np.full(len(codes), -1, np.int64) for name, codes in labels.codes.items()}
     for one in disputes:
         instead[one.modality][one.cells] = one.other
+    of_cell = np.full(bundle.n_cells, -1, np.int64)
+    for name in again:
+        cells = bundle.cells_of(name)
+        instead[name] = np.where(instead[name] < 0, of_cell[cells], instead[name])
+        of_cell[cells] = instead[name]
     return instead
 
 
@@ -276,17 +310,19 @@ def tell_disputes(run: Run, labels: Labels, disputes: Sequence[Dispute], bundle:
     for one in disputes:
         own_likeness, other = (_likeness(one, code, codes_known, bundle) for code in (one.own, one.other))
         names = labels.levels[one.own], labels.levels[one.other]
-        rows.append([one.modality, *names, len(one.cells), one.share, own_likeness, other])
-    examples = "; ".join(f"{row[3]:,} of {row[0]}'s {row[1]} lie among {row[2]}" for row in rows[:3])
+        rows.append([one.measured, *names, len(one.cells), one.share, own_likeness, other])
+    examples = "; ".join(f"{row[3]:,} {row[0]} cells of {row[1]} lie among {row[2]}" for row in rows[:3])
     n = sum(len(one.cells) for one in disputes)
+    whole = any(one.measured != one.modality for one in disputes)
+    beginning = "neighbours disagree with the" if whole else "modalities disagree on"
     run.warn(
-        f"modalities disagree on {labels.name} of {plural(n, 'cell')}: {examples}"
+        f"{beginning} {labels.name} of {plural(n, 'cell')}: {examples}"
         + (" ..." if len(rows) > 3 else "")
         + f"; obs['{labels.name}_disputed'] has the labels by the others. Labels, links or the latent may "
         "be wrong"
     )
     run.report.tables[f"disputes_{labels.name}"] = table(
-        f"Labels on which modalities disagree: {labels.name}",
+        f"Labels that cells nearby contradict: {labels.name}",
         "Cells of a label to which the vote of the other modalities gives another one (trusted votes, "
         f"{FEWEST} cells and {LEAST_SHARE:.0%} of the label's at least). The last two columns do not use the "
         "latent: correlation, over linked features, of the mean of these cells with the mean of the others' "

@@ -117,11 +117,14 @@ def carry(
     options: TransferOptions,
     *,
     device: str,
+    again: Mapping[str, BoolArray] | None = None,
 ) -> Carried:
     """Give every cell without a label the one that its nearest labelled cells of other modalities vote for.
 
     A label of one modality holds for the same cell in another, unless the cells are unpaired. Cells without
     signal neither vote nor get a label: their latent coordinates are not meaningful.
+
+    `again`: cells that are counted with a modality before, see `Carried`.
     """
     codes_known = own_codes(labels, bundle)
     assigned, below, left_out = {}, {}, {}
@@ -140,7 +143,16 @@ def carry(
             for field in ("best", "confidence", "mapping"):
                 getattr(assigned[name], field)[cells] = getattr(votes, field)
     owned = {name: codes >= 0 for name, codes in codes_known.items()}
-    return Carried(labels.name, labels.levels, assigned, owned, options.min_confidence, below, left_out)
+    return Carried(
+        labels.name,
+        labels.levels,
+        assigned,
+        owned,
+        options.min_confidence,
+        below,
+        left_out,
+        again=again or {},
+    )
 
 
 def ask(

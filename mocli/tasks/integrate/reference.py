@@ -24,7 +24,7 @@ from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
-from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints
+from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints, counted_before
 from mocli.tasks.integrate.labels import vote_from_atlas
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.work import Placed, complete
@@ -97,22 +97,11 @@ def map_query(run: Run, request: Request, options: IntegrateOptions, folder: Pat
             return []
         _warn_known(run, query, atlas)
         by_file = {names[m]: z for m, z in latent.by_modality.items()}
-        again = {} if latent.joint is None else _counted(bundle, names)
+        again = {} if latent.joint is None else counted_before(bundle, names)
         return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, list(query.aligned), again)
 
     draw = partial(draw_query, (atlas, shown), bundle, latent, seed=seed, device=str(run.device))
     complete(run, request, options, placed, partial(compare, run, query, bundle, latent), carry, draw)
-
-
-def _counted(bundle: MultiOmics, names: Mapping[str, str]) -> dict[str, BoolArray]:
-    """Return by file's name of a modality which of its cells are in one before, `(n_m,)`."""
-    seen = np.zeros(bundle.n_cells, bool)
-    found = {}
-    for name, own in names.items():
-        cells = bundle.cells_of(name)
-        found[own] = seen[cells]
-        seen[cells] = True
-    return found
 
 
 def _column_names(query: Query) -> dict[str, str]:

@@ -232,7 +232,7 @@ def integrate_cells(run: Run, request: Request, options: IntegrateOptions) -> No
     )
 
     def carry() -> list[Carried]:
-        return transfer(run, options.transfer, labels, plan.pairs, bundle, latent.by_modality)
+        return transfer(run, options.transfer, labels, plan.pairs, bundle, latent)
 
     draw = partial(draw_cells, bundle, latent, seed=request.run.seed, device=str(run.device))
     keep = partial(keep_all_stacks, run, request, trained)

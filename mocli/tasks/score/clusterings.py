@@ -16,7 +16,6 @@ from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
 from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, spoken, table
-from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
 from mocli.tasks.score.wnn import weighted_neighbors
@@ -222,6 +221,9 @@ def weigh_modalities(
             f"more; there are {len(cells):,}"
         )
         return []
+    # imported here: a dry run must not pay for torch
+    from mocli.tasks.prepare.smoothing import own_coordinates
+
     points = [
         own_coordinates(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
         for j, m in enumerate(order)

@@ -14,9 +14,10 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.integrate.carried import Assigned, Carried, advise, describe_carried
-from mocli.tasks.integrate.check import check_carried, entries_of
+from mocli.tasks.integrate.check import check_carried, entries_of, transfer
 from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
+from mocli.tasks.trained.latent import Latent
 from mocli.types import ModalityKind, Pairing
 
 ANYTHING = TransferOptions(min_confidence=0.5, unknown_below=0.0)
@@ -213,6 +214,36 @@ def test_a_true_partner_never_votes():
     assert check(one, latent, bundle_of(latent)) == {}
 
 
+def test_cells_with_one_place_for_both_modalities_are_labelled_counted_and_doubted_once():
+    rng = np.random.default_rng(0)
+    n = 80
+    truth = np.arange(n) % 2
+    z = (rng.normal(size=(n, 3)) + 9 * truth[:, None]).astype(np.float32)
+    own = truth.copy()
+    own[truth == 1] = np.where(np.arange(n // 2) < 12, 0, 1)  # 12 of "x" lie among "y"
+    own[[3, 4]] = -1
+    labels = Labels("type", {"a": own, "b": own}, ("x", "y"))
+    rows = np.stack([np.arange(n), np.arange(n)], axis=1)
+    bundle = replace(bundle_of({"a": z, "b": z}, rows=rows), pairing=Pairing.PAIRED)
+    said, warned = [], []
+    report = SimpleNamespace(tables={}, metrics={}, conclude=lambda _: None, advice=None)
+    run = SimpleNamespace(
+        say=said.append, warn=warned.append, report=report, device="cpu", options=SimpleNamespace(seed=0)
+    )
+    pairs = {("a", "b"): rows}
+    (carried,) = transfer(run, ANYTHING, [labels], pairs, bundle, Latent.of_cells(z, bundle))
+    assert said[0] == "transferred type by k-NN to 2 a+b cells, 0 of them unknown"
+    assert len([line for line in said if "is known (78 cells)" in line]) == 1
+    assert {key.partition("[")[2] for key in report.metrics} == {"type->a+b]"}
+    assert [row[0] for row in report.tables["disputes_type"]["rows"]] == ["a+b"]
+    assert "neighbours disagree with the type of" in warned[-1]
+    np.testing.assert_array_equal(carried.disputed["a"], carried.disputed["b"])
+    # a label that is another in the second modality is doubted there
+    labels = Labels("type", {"a": truth, "b": own}, ("x", "y"))
+    transfer(run, ANYTHING, [labels], pairs, bundle, Latent.of_cells(z, bundle))
+    assert [row[0] for row in report.tables["disputes_type"]["rows"]] == ["b"]
+
+
 # options and columns
 
 
@@ -390,12 +421,13 @@ def test_a_run_warns_where_a_missing_type_would_not_be_noticed_and_says_what_to_
         return "\n".join(said), warned, report.advice
 
     said, warned, advice = told(carried_with([0.9, 0.9, 0.3, 0.4], noticed=0.1))
-    assert "lacked one of 2 labels, 10% of its cells would be noticed, as unknown (each; " in said
-    assert "; a mapping score below 0.1)" in said
-    assert "10% of its cells on average would be noticed" in warned[0]
+    assert "would be noticed" not in said
+    assert "with each of 2 labels left out in turn, 10% of its cells on average would be noticed" in warned[0]
+    assert "as unknown (each; a mapping score below 0.1)" in warned[0]
     assert advice.startswith("Neighbours disagree on type of 50% of the cells: transfer a column of coarser")
     assert "--min-confidence below 0.5" in advice
-    _, warned, advice = told(carried_with([0.9] * 9 + [0.3], noticed=0.8))
+    said, warned, advice = told(carried_with([0.9] * 9 + [0.3], noticed=0.8))
+    assert "lacked one of 2 labels, 80% of its cells would be noticed, as unknown (each; " in said
     assert not warned
     assert advice is None
     assert advise(carried_with([0.9], noticed=1)) is None
