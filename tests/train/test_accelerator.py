@@ -12,8 +12,10 @@ from torch.nn import functional as F
 import mocli
 import mocli.nn.nearby
 import mocli.nn.neighbors
+from mocli.data.bundle import FeatureMatrix
 from mocli.data.demo import write_demo
 from mocli.nn.likelihoods import negative_binomial_loss, nonzeros_of, poisson_loss
+from mocli.tasks.prepare.smoothing import Reference
 from mocli.train.checkpoint import History
 from mocli.types import NonZeros
 
@@ -100,6 +102,16 @@ def test_neighbours_are_searched_there(accelerator, monkeypatch, tmp_path, model
     here = {asked for device, asked in searched if device != str(accelerator.device)} - {"anchors"}
     assert not here
     assert len(searched) >= 4
+
+
+def test_neighbours_of_new_cells_are_searched_there(accelerator):
+    x = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
+    reference, new = Reference(x[:60], 10, 0.5), FeatureMatrix(x[60:], tuple("abcdef"))
+    here = reference.average(new).values
+    assert not accelerator.launched
+    there = reference.average(new, device=str(accelerator.device)).values
+    assert accelerator.launched
+    np.testing.assert_allclose(there, here, rtol=1e-5)
 
 
 def test_losses_are_kept_without_double_precision(accelerator):

@@ -208,7 +208,7 @@ def take_cells(
     """
     rna, atac = names
     query = match_cells(saved, files, rna, data, tell=tell)
-    bundle = query.load()
+    bundle = query.load(device)
     placed = _place(query, bundle, device, seed, tell)
     rows = bundle.rows[:, list(saved.modalities).index(rna)]
     values = sparse.csr_matrix(bundle.modalities[rna].features.values)

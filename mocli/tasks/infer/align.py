@@ -179,5 +179,5 @@ def place(
     model.module.to(device)
     features = saved.recipes[name].apply(x, absent)
     if name in saved.references:
-        features = saved.references[name].average(features)
+        features = saved.references[name].average(features, device=str(device))
     return encode_rows(model, name, features, torch.device(device))

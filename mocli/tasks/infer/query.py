@@ -72,8 +72,11 @@ class Query:
         """The files of the measured modalities, in the model's order."""
         return [a.file for a in self.aligned.values()]
 
-    def load(self) -> MultiOmics:
-        """Read and transform the matrices; a modality that was not measured has no rows."""
+    def load(self, device: torch.device | str = "cpu") -> MultiOmics:
+        """Read and transform the matrices; a modality that was not measured has no rows.
+
+        Neighbours that inputs are averaged over are searched on the device.
+        """
         files, by_name = self.files, self.relation.names_mean_cells
         rows = np.full((len(self.rows), len(self.saved.modalities)), -1, np.int64)
         columns = [list(self.saved.modalities).index(name) for name in self.aligned]
@@ -84,7 +87,7 @@ class Query:
         ]
         batch = [c for c in self.columns if c.key == "batch"]
         return MultiOmics(
-            modalities={name: self._modality(name) for name in self.saved.modalities},
+            modalities={name: self._modality(name, str(device)) for name in self.saved.modalities},
             rows=rows,
             obs_names=self.obs_names,
             pairing=self.relation.pairing,
@@ -94,7 +97,7 @@ class Query:
             continuous=numbers_of_cells(continuous, files, self.rows),
         )
 
-    def _modality(self, name: str) -> Modality:
+    def _modality(self, name: str, device: str) -> Modality:
         entry, recipe = self.saved.modalities[name], self.saved.recipes[name]
         aligned = self.aligned.get(name)
         if aligned is None:
@@ -110,7 +113,7 @@ class Query:
             names = tuple(map(str, aligned.file.obs.index))
             library = np.asarray(x.sum(axis=1), np.float32).ravel()
             if name in self.saved.references:
-                features = self.saved.references[name].average(features)
+                features = self.saved.references[name].average(features, device=device)
         return Modality(
             name=name,
             kind=ModalityKind(entry["kind"]),
@@ -354,7 +357,7 @@ def settle_cells(
         f"{saved.description['model']} has no encoders: the latent coordinates of {len(query.rows):,} cells "
         "are trained; the model itself does not change"
     )
-    return infer_coordinates(saved.model, query.load(), device=device, seed=seed)
+    return infer_coordinates(saved.model, query.load(device), device=device, seed=seed)
 
 
 def infer_coordinates(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> LatentCells:

@@ -66,7 +66,7 @@ def map_query(run: Run, request: Request, options: IntegrateOptions, folder: Pat
         options.check(type(saved.model), name)
         warn_unused(run, request, saved)
         describe_query(run, query)
-        bundle = query.load()
+        bundle = query.load(run.device)
     with run.timed("train"):
         model = extend(run, request, query, bundle)
     with run.timed("encode"):

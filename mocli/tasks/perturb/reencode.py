@@ -240,7 +240,8 @@ class Replacement:
         own_weight = np.float32(1)
         if modality in saved.references:
             reference = saved.references[modality]
-            features, own_weight = reference.average(features), np.float32(1 - reference.weight)
+            features = reference.average(features, device=str(device))
+            own_weight = np.float32(1 - reference.weight)
         rows = Rows(features, device)
         linear = model if closed_form and isinstance(model, EntersLinearly) else None
         start, library, z = [], [], []

@@ -71,15 +71,18 @@ class Reference:
         scores = dense_rows(without_averaging(features), rows)
         return cls(scores, int(features.neighbors.shape[1]), features.smoothing)
 
-    def average(self, features: FeatureMatrix) -> FeatureMatrix:
-        """Average new cells over their nearest training cells, a training cell itself left out."""
+    def average(self, features: FeatureMatrix, *, device: str = "cpu") -> FeatureMatrix:
+        """Average new cells over their nearest training cells, a training cell itself left out.
+
+        These are searched on the device.
+        """
         values = dense_rows(without_averaging(features), np.arange(features.n_obs))
         ordered, center = are_components(features.names), self.scores.mean(0)
         points, reference = (leading(x - center, ordered=ordered) for x in (values, self.scores))
         k = min(self.n_neighbors, len(reference) - 1)
         averaged = np.empty_like(values)
         for part in chunks(len(values), 4096):
-            nearest = knn(points[part], reference, k + 1, metric="cosine")[1]
+            nearest = knn(points[part], reference, k + 1, metric="cosine", device=device)[1]
             same = np.isclose(self.scores[nearest[:, 0]], values[part], rtol=1e-4, atol=1e-5).all(axis=1)
             nearest = np.where(np.asarray(same).reshape(-1, 1), nearest[:, 1:], nearest[:, :-1])
             mean = self.scores[nearest].mean(1)
