@@ -148,6 +148,11 @@ class LinkedFeatures:
         """The two modalities."""
         return (self.source, self.target)
 
+    @property
+    def sides(self) -> dict[str, FeatureMatrix]:
+        """The linked features by modality, the source first."""
+        return {self.source: self.source_features, self.target: self.target_features}
+
 
 @dataclass(frozen=True, eq=False)
 class Codes:

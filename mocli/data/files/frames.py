@@ -174,11 +174,17 @@ def _stack_categories(parts: Sequence[pd.Series | None], sizes: Sequence[int]) -
 
 
 def _words(column: pd.Series) -> Any:
+    """Return what `words` does, of categories by their levels: those of numbers read `1`, not `1.0`."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return words(column)
+    # code -1, missing, finds the last
+    return np.array([*words(pd.Series(column.cat.categories)), None], dtype=object)[
+        column.cat.codes.to_numpy()
+    ]
+
+
+def words(column: pd.Series) -> Any:
     """Return a column as text, None where it is missing; `1.0` reads `1`, as in a column without gaps."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        levels = pd.Series(column.cat.categories)
-        # code -1, missing, finds the last
-        return np.array([*_words(levels), None], dtype=object)[column.cat.codes.to_numpy()]
     missing = column.isna().to_numpy()
     values = column[~missing]
     if values.dtype.kind == "f":

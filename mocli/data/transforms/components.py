@@ -48,10 +48,8 @@ class Components:
         """
         x = some_rows(features.values, FIT_CELLS, seed=seed)
         mean, left, values, right = _decompose(x, n_components, seed=seed)
-        # the sign of a singular vector is arbitrary: the largest loading is positive
-        sign = np.sign(right[np.abs(right).argmax(0), np.arange(right.shape[1])])
         scale = float(np.sqrt(np.square(left * values).mean())) if left.size else 1.0
-        loadings = right * np.where(sign == 0, 1, sign) / (scale or 1.0)
+        loadings = right * signs_of(right) / (scale or 1.0)
         return cls(np.ascontiguousarray(loadings, dtype=np.float32), mean.astype(np.float32))
 
     @property
@@ -80,6 +78,12 @@ class Components:
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Components:
         """Rebuild from `arrays`."""
         return cls(np.asarray(arrays["pca.loadings"]), np.asarray(arrays["pca.mean"]))
+
+
+def signs_of(vectors: Any) -> Any:
+    """Return 1 or -1 for each column, `(k,)`: an eigenvector times it has its largest entry above 0."""
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
+    return np.where(largest < 0, -1, 1).astype(vectors.dtype)
 
 
 def principal_scores(features: FeatureMatrix, *, n_components: int, seed: int) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import LinkedFeatures
 from mocli.data.files.obs import Coordinates, read_coordinates
 from mocli.data.files.source import parse_source
+from mocli.data.transforms.components import signs_of
 from mocli.errors import InputError, UsageError
 from mocli.nn.neighbors import unit_rows
 from mocli.tasks.benchmark.ground import Ground
@@ -22,10 +23,7 @@ from mocli.tasks.score.baselines import component_baseline, link_baselines
 from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
 from mocli.types import DoubleArray, FloatArray
 
-if TYPE_CHECKING:
-    from mocli.tasks.benchmark.ground import Ground
-
-    Kind = Literal["model", "control", "embedding", "peer"]
+Kind = Literal["model", "control", "embedding", "peer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +80,10 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
             hint="such as obsm:X_scVI, or results/harmony.h5ad::X_harmony",
         )
     definition = f"obsm['{key}'] of {'the inputs' if owner == 'obsm' else owner}, aligned by cell names"
+    template = Contender(key, "embedding", key, definition)
     if owner != "obsm":
-        parts = read_coordinates(Path(owner), key)
-        return placed(parts, ground, key, "embedding", key, definition, where=owner)
-    return placed(
-        _of_inputs(inputs, key, ground), ground, key, "embedding", key, definition, where="the inputs"
-    )
+        return placed(template, read_coordinates(Path(owner), key), ground, where=owner)
+    return placed(template, _of_inputs(inputs, key, ground), ground, where="the inputs")
 
 
 def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Coordinates]:
@@ -111,19 +107,14 @@ def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Coordina
 
 
 def placed(
+    template: Contender,
     parts: Sequence[Coordinates],
     ground: Ground,
-    name: str,
-    kind: Kind,
-    title: str,
-    definition: str,
     *,
     where: str | Path,
-    seed: int | None = None,
-    study: str = "",
     alone: Sequence[Coordinates] = (),
 ) -> Contender:
-    """Align coordinates with the scored cells by name, never by position.
+    """Give a contender its coordinates, aligned with the scored cells by name, never by position.
 
     If every modality has coordinates and those of partners differ, the method places modalities separately;
     otherwise a cell has one set of coordinates.
@@ -133,8 +124,7 @@ def placed(
     bundle = ground.bundle
     by_modality = {p.modality: p for p in parts if p.modality is not None}
     if not ground.apart and not set(bundle.modalities) <= set(by_modality):
-        joint = aligned(parts, bundle.obs_names, where, None)
-        return Contender(name, kind, title, definition, {}, joint, seed, study)
+        return replace(template, joint=aligned(parts, bundle.obs_names, where, None))
     by_name = {}
     for m in bundle.modalities:
         of_modality = by_modality.get(m)
@@ -143,7 +133,7 @@ def placed(
         )
     _same_width(by_name, where)
     if ground.apart or not _together(by_name, ground):
-        return Contender(name, kind, title, definition, by_name, None, seed, study)
+        return replace(template, by_modality=by_name)
     joint = np.zeros((bundle.n_cells, next(iter(by_name.values())).shape[1]), np.float32)
     for m, z in by_name.items():
         joint[bundle.cells_of(m)] = z
@@ -153,12 +143,12 @@ def placed(
         if p.modality is not None and p.modality in bundle.modalities
     }
     complete = marginal if set(marginal) == set(bundle.modalities) else {}
-    return Contender(name, kind, title, definition, complete, joint, seed, study)
+    return replace(template, by_modality=complete, joint=joint)
 
 
 def _together(by_modality: Mapping[str, FloatArray], ground: Ground) -> bool:
     """Say whether cells have the same coordinates in all modalities that they were measured in."""
-    first, seen = np.full((ground.bundle.n_cells, 1), np.nan, np.float32), False
+    seen = False
     width = next(iter(by_modality.values())).shape[1]
     first = np.full((ground.bundle.n_cells, width), np.nan, np.float32)
     for m, z in by_modality.items():
@@ -257,12 +247,9 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
     bundle = ground.bundle
     first: Contender | None = None
     if not ground.apart:
-        base, cells_of_group = component_baseline(bundle, np.arange(bundle.n_cells), seed)
-        joint = np.zeros((bundle.n_cells, next(iter(base.z.values())).shape[1]), np.float32)
-        for name, cells in cells_of_group.items():
-            joint[cells] = base.z[name]
+        base, _ = component_baseline(bundle, np.arange(bundle.n_cells), seed)
         title = "PCA / LSI side by side"
-        first = Contender(UNCORRECTED, "control", title, base.definition, joint=joint)
+        first = Contender(UNCORRECTED, "control", title, base.definition, joint=base.joint)
         yield first
         if len(bundle.modalities) > 1 and bundle.n_cells > 2 and (bundle.rows >= 0).all():
             yield _weighted_neighbors(ground, seed=seed)
@@ -304,11 +291,7 @@ def _weighted_neighbors(ground: Ground, *, seed: int) -> Contender:
 
 
 def _linear(link: LinkedFeatures, *, seed: int) -> Iterator[Contender]:
-    sides = {
-        link.source: dense_rows(link.source_features, np.arange(link.source_features.n_obs)),
-        link.target: dense_rows(link.target_features, np.arange(link.target_features.n_obs)),
-    }
-    x, y = sides.values()
+    x, y = (dense_rows(side, np.arange(side.n_obs)) for side in link.sides.values())
     n = min(CCA_DIMENSIONS, x.shape[1], min(len(x), len(y)) - 1)
     u, v = canonical(x, y, n, seed=seed)
     yield Contender(
@@ -357,8 +340,7 @@ def canonical(x: FloatArray, y: FloatArray, n: int, *, seed: int) -> tuple[Float
         left, s, vt = svds(product, k=n, v0=start)
         order = np.argsort(-s, kind="stable")
         left, right = left[:, order], vt[order].T
-    signs = np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])
-    signs[signs == 0] = 1.0
+    signs = signs_of(left)
     return (left * signs).astype(np.float32), (right * signs).astype(np.float32)
 
 
@@ -366,8 +348,7 @@ def _scores(x: FloatArray, n: int) -> FloatArray:
     """Principal scores of centred rows, `(rows, n)`, by the smaller of both products."""
     values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
     largest: DoubleArray = vectors[:, np.argsort(-values, kind="stable")[:n]]
-    signs = np.sign(largest[np.abs(largest).argmax(0), np.arange(largest.shape[1])])
-    return (x @ (largest * signs)).astype(np.float32)
+    return (x @ (largest * signs_of(largest))).astype(np.float32)
 
 
 def shuffled(control: Contender, ground: Ground, *, seed: int) -> Contender:

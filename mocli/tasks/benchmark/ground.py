@@ -106,7 +106,9 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
     plan = make_plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
-    columns = [len(e.aggregation().names) for e in plan.edges] + [len(m.names) for m in plan.matrices]
+    columns = [len(e.aggregation().names) for e in plan.linked.edges] + [
+        len(m.names) for m in plan.linked.matrices
+    ]
     n_links = max(columns, default=1)
     most = min(MAX_CELLS, MAX_VALUES // max(n_links, 1))
     whole = plan
@@ -157,7 +159,7 @@ def _tell_what_lacks(ground: Ground, data: DataOptions, warn: Say) -> None:
             f"there are no labels (--label-key){also}: only metrics that need none are computed"
             + ("" if ground.pairs else "; mixing alone can also be reached by random coordinates")
         )
-    elif bundle.label is not None:
+    else:
         sizes = np.bincount(bundle.label.codes[bundle.label.codes >= 0], minlength=len(bundle.label.levels))
         alone = [level for level, n in zip(bundle.label.levels, sizes, strict=True) if n == 1]
         if alone:
@@ -283,8 +285,7 @@ def informative(bundle: MultiOmics, link: LinkedFeatures) -> dict[str, float]:
     With labels the share of its variance that lies between them (eta squared), as panels are chosen to tell
     types apart; without labels the share that the leading principal components hold.
     """
-    sides = [(link.source, link.source_features), (link.target, link.target_features)]
-    shares = [_told(features, bundle.codes_of(bundle.label, name)) for name, features in sides]
+    shares = [_told(x, bundle.codes_of(bundle.label, name)) for name, x in link.sides.items()]
     return dict(zip(link.names, map(float, np.mean(shares, axis=0)), strict=True))
 
 

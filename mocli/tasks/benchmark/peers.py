@@ -147,9 +147,8 @@ class PeerRun:
             raise InputError("the coordinates cannot be read", file=self.output, found=error) from error
         peer = self.peer
         definition = f"{peer.title}, doi:{peer.doi}, by {peer.package} {self.version}"
-        return placed(
-            parts, ground, peer.name, "peer", peer.title, definition, where=self.output, seed=self.seed
-        )
+        template = Contender(peer.name, "peer", peer.title, definition, seed=self.seed)
+        return placed(template, parts, ground, where=self.output)
 
 
 def asked_peers(
@@ -373,11 +372,7 @@ class PeerData:
 
     def _components(self) -> dict[str, Any]:
         bundle = self._bundle
-        base, rows_of = component_baseline(bundle, np.arange(bundle.n_cells), self.seed)
-        z = np.zeros((bundle.n_cells, next(iter(base.z.values())).shape[1]), np.float32)
-        for name, cells in rows_of.items():
-            z[cells] = base.z[name]
-        return {"components": z}
+        return {"components": component_baseline(bundle, np.arange(bundle.n_cells), self.seed)[0].joint}
 
     def _features(self) -> dict[str, Any]:
         modalities = self._bundle.modalities.values()
@@ -386,8 +381,7 @@ class PeerData:
     def _linked(self) -> dict[str, Any]:
         (link,) = self._bundle.links
         names = list(self._bundle.modalities)
-        sides = {link.source: link.source_features, link.target: link.target_features}
-        return {f"linked{names.index(m)}": dense_rows(x, np.arange(x.n_obs)) for m, x in sides.items()}
+        return {f"linked{names.index(m)}": dense_rows(x, np.arange(x.n_obs)) for m, x in link.sides.items()}
 
     def _counts(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {}

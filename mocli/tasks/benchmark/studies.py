@@ -89,7 +89,7 @@ def _links(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     if not (options.panel or options.corrupt):
         return
     ground = setting.ground
-    edges, matrices = ground.plan.edges, ground.plan.matrices
+    edges, matrices = ground.plan.linked.edges, ground.plan.linked.matrices
     if matrices:
         raise UsageError(
             "fewer or wrong links are drawn from links of single features, but matrices in obsm have none",

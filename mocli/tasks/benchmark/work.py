@@ -309,18 +309,9 @@ class Benchmark:
             with suppress(InputError):  # a model that places modalities apart writes no such array
                 alone += [p for p in read_coordinates(path, f"{key}_{name}") if p.modality == name]
         traits = traits_of(training.model)
-        return placed(
-            read_coordinates(path, key),
-            ground,
-            training.model,
-            "model",
-            traits.title,
-            f"{traits.title}, doi:{traits.doi}",
-            where=path,
-            seed=training.seed,
-            study=training.study,
-            alone=alone,
-        )
+        definition, turn = f"{traits.title}, doi:{traits.doi}", (training.seed, training.study)
+        template = Contender(training.model, "model", traits.title, definition, {}, None, *turn)
+        return placed(template, read_coordinates(path, key), ground, where=path, alone=alone)
 
     def deliver(self, records: Sequence[Record], shown: Sequence[Contender]) -> None:
         """Write the table, then the reports."""

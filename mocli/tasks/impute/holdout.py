@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import words
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.tasks.prepare.obscolumns import words
 from mocli.types import BoolArray, IntArray, StrArray
 
 FEWEST = 20

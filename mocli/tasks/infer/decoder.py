@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from scipy.stats import poisson
 
+from mocli.data.files.frames import words
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.transforms.recipe import Recipe
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Conditions, Decodes
 from mocli.nn.neighbors import chunks
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import COUNT_LIKELIHOODS, BoolArray, DoubleArray, FloatArray, IntArray

@@ -405,7 +405,7 @@ def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> Linke
 def _edges(request: Request, trained: Trained) -> Sequence[EdgeLinks]:
     """Return the links that were given, even if the model does not use them."""
     plan = trained.plan
-    if plan.edges or not request.data.links:
-        return plan.edges
+    if plan.linked.edges or not request.data.links:
+        return plan.linked.edges
     features = features_of(plan.files, var_key=request.data.var_key)
     return find_links(request.data.links, plan.files, features, lambda _: None).edges

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import MultiOmics
+from mocli.data.files.frames import words
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import labels_of
 from mocli.report.featureplots import share_histograms
 from mocli.report.figures import join, plural, table
 from mocli.report.html import Confusion, Drawn
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cells_of_files
 from mocli.tasks.trained.latent import Latent

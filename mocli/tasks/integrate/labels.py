@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
+from mocli.data.files.frames import words
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.errors import InputError, UsageError, did_you_mean
@@ -17,7 +18,6 @@ from mocli.metrics.label_votes import Labelled, forest, threshold, vote
 from mocli.report.figures import Better, figure, plural
 from mocli.tasks.integrate.carried import Assigned, Carried, describe_carried, known_labels
 from mocli.tasks.integrate.options import TransferOptions
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.atlas import Atlas
 from mocli.types import BoolArray, FloatArray, IntArray, Pairing

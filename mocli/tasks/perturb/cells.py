@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import words
 from mocli.data.files.inspect import tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.nn.neighbors import unit_rows
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.relate.scope import ALL
 from mocli.types import DoubleArray, FloatArray, IntArray, ModalityKind, StrArray
 

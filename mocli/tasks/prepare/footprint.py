@@ -128,11 +128,11 @@ def footprint(plan: Plan, params: object, aim: Aim, *, backed: bool = False) -> 
     projects = params if isinstance(params, ProjectsInput) and params.n_pcs else None
     sized = params if isinstance(params, Sized) else None
     n_links: dict[str, int] = {}
-    for edge in plan.edges:
+    for edge in plan.linked.edges:
         for name in edge.edge:
             n_links[name] = n_links.get(name, 0) + len(edge.source_index)
     n_given: dict[str, int] = {}  # columns of the user's own, which stand for no feature
-    for links in plan.matrices:
+    for links in plan.linked.matrices:
         for name in links.edge:
             n_given[name] = n_given.get(name, 0) + len(links.names)
     held_bytes, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0

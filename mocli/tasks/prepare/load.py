@@ -60,7 +60,7 @@ def load(
     """
     projects = params if isinstance(params, ProjectsInput) else None
     n_pcs = projects.n_pcs if projects else None
-    aggregations = {e.edge: e.aggregation() for e in plan.edges}
+    aggregations = {e.edge: e.aggregation() for e in plan.linked.edges}
     sides: dict[tuple[str, str], dict[str, tuple[LinkRecipe, FeatureMatrix]]] = {e: {} for e in aggregations}
     modalities: dict[str, Modality] = {}
     recipes: dict[str, Recipe] = {}
@@ -70,7 +70,7 @@ def load(
         x, health[name] = pack_modality(choice, warn) if backed else read_modality(choice, warn)
         for edge, recipe in fit_links(choice, x, aggregations).items():
             sides[edge][name] = recipe, recipe.apply(x)
-        keep = _kept(choice, plan.edges)
+        keep = _kept(choice, plan.linked.edges)
         tell_seen(choice, x, keep, say)
         recipes[name] = fit_recipe(choice, x, keep, known_recipe, n_pcs=n_pcs, seed=seed)
         modalities[name] = Modality(
@@ -170,7 +170,7 @@ def _kept(choice: Choice, edges: Sequence[EdgeLinks]) -> IntArray:
 def read_matrices(plan: Plan, warn: Callable[[str], None]) -> Iterator[LinkedFeatures]:
     """Read the linked features that the user made."""
     by_name = {f.name: f for f in plan.files}
-    for m in plan.matrices:
+    for m in plan.linked.matrices:
         source, target = (
             read_linked(by_name[name], key, m.names, warn=warn)
             for name, key in ((m.source, m.source_key), (m.target, m.target_key))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
+from mocli.data.files.frames import words
 from mocli.data.files.inspect import batch_like, conditions_told_by, nesting, tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import column_of_each, find_column, find_labels
@@ -112,6 +113,11 @@ class Columns:
     continuous: tuple[ObsColumn, ...] = ()
     weight: ObsColumn | None = None
 
+    @property
+    def categorical(self) -> tuple[ObsColumn, ...]:
+        """The batch, if there is one, and the other categorical covariates."""
+        return (() if self.batch is None else (self.batch,)) + self.covariates
+
     @classmethod
     def find(cls, files: Sequence[ModalityFile], data: DataOptions, *, weighted: bool) -> Columns:
         """Look up all columns; the weights only if the model uses them."""
@@ -180,36 +186,31 @@ def confounded(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
 
     Conditions that the user corrects for as well do not count.
     """
-    corrected = {"--covariate": columns.covariates}
-    if columns.batch is not None:
-        corrected["--batch-key"] = (columns.batch,)
-    names = {column.name for columns in corrected.values() for column in columns}
+    names = {column.name for column in columns.categorical}
     lines = []
-    for option, several in corrected.items():
-        for column in several:
-            own = [f for f in files if column.name in f.obs]
-            told = [[c for c in conditions_told_by(f.obs, column.name) if c not in names] for f in own]
-            conditions = list(dict.fromkeys(c for those in told for c in those))
-            if not conditions:
-                continue
-            better = [
-                other
-                for f in own
-                for other in batch_like(f.obs)
-                if other not in names and not conditions_told_by(f.obs, other)
-            ]
-            instead = f", or give one whose levels they share ({option} {better[0]})" if better else ""
-            without = "use --batch-key none" if option == "--batch-key" else "leave it out"
-            lines.append(
-                f"{nesting(column.name, conditions)}; {without} if that is what you compare{instead}"
-            )
+    for column in (*columns.covariates, *columns.categorical[: columns.batch is not None]):
+        having = [f for f in files if column.name in f.obs]
+        told = [c for f in having for c in conditions_told_by(f.obs, column.name) if c not in names]
+        if not told:
+            continue
+        better = [
+            other
+            for f in having
+            for other in batch_like(f.obs)
+            if other not in names and not conditions_told_by(f.obs, other)
+        ]
+        option = "--batch-key" if column is columns.batch else "--covariate"
+        instead = f", or give one whose levels they share ({option} {better[0]})" if better else ""
+        without = "use --batch-key none" if option == "--batch-key" else "leave it out"
+        told = list(dict.fromkeys(told))
+        lines.append(f"{nesting(column.name, told)}; {without} if that is what you compare{instead}")
     return lines
 
 
 def summaries(columns: Columns) -> list[str]:
     """Return a line on the batch, and on each covariate: how many cells its levels have."""
     lines = []
-    for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates):
+    for column in columns.categorical:
         counts = column.of_cells().value_counts()
         what = "batch" if column is columns.batch else "covariate"
         lines.append(f"{what}: obs['{column.name}'], {plural(len(counts), 'level')}: {_sizes(counts)}")
@@ -236,7 +237,7 @@ def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
     """Return doubts about categorical columns: missing values, far too many levels."""
     lines = []
     labels = () if columns.label is None else (columns.label,)
-    for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates, *labels):
+    for column in (*columns.categorical, *labels):
         present = [values for values in column.by_modality.values() if values is not None]
         by_cell, named = column.of_cells(), column.name
         counts = by_cell.value_counts()
@@ -367,16 +368,3 @@ def _check_weights(weight: DoubleArray, key: str, f: ModalityFile) -> None:
 def _as_numbers(column: pd.Series) -> DoubleArray:
     plain = column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
     return pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def words(column: pd.Series) -> Any:
-    """Return a column as text, None where it is missing; `1.0` reads `1`, as in a column without gaps."""
-    if column.dtype.kind == "f":
-        numbers = column.dropna().to_numpy(dtype=np.float64)
-        if np.isfinite(numbers).all() and np.array_equal(numbers, np.rint(numbers)):
-            column = column.astype("Int64")
-    values = column.astype(object).to_numpy()
-    missing = pd.isna(values)
-    out = np.full(len(values), None, dtype=object)
-    out[~missing] = values[~missing].astype(str)
-    return out

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import LinkedFeatures, MultiOmics
+from mocli.data.files.frames import words
 from mocli.data.files.inputs import are_running_numbers
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
 from mocli.parsing import one_of
-from mocli.tasks.prepare.obscolumns import ObsColumn, words
+from mocli.tasks.prepare.obscolumns import ObsColumn
 from mocli.types import DoubleArray, IntArray, Pairing, StrArray
 
 CHANCE = 0.05
@@ -120,8 +121,6 @@ def true_pairs(first: pd.Index | pd.Series, second: pd.Index | pd.Series) -> Int
 
     Partners have equal names that occur once on each side; missing names have none.
     """
-    import pandas as pd
-
     sides = []
     for names in (first, second):
         rows = pd.Series(np.arange(len(names)), index=pd.Index(names).astype(object))
@@ -184,13 +183,9 @@ def _linked(
     """Linked features of both sides of the pairs, `(n, n_links)`, standardised; those that vary on both."""
     from mocli.data.batches import dense_rows  # heavy
 
-    side_of_source = int(link.source != first)
     x, y = (
-        dense_rows(features, pairs[:, side]).astype(np.float64)
-        for features, side in (
-            (link.source_features, side_of_source),
-            (link.target_features, 1 - side_of_source),
-        )
+        dense_rows(features, pairs[:, int(name != first)]).astype(np.float64)
+        for name, features in link.sides.items()
     )
     vary = np.flatnonzero((x.std(0) > 0) & (y.std(0) > 0))
     if len(vary) > MOST_LINKS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mocli.data.links.route import MatrixLinks, MatrixRoute, matrix_links, parse
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Traits
 from mocli.models.registry import available
+from mocli.options import declared_in
 from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.obscolumns import (
@@ -150,21 +152,6 @@ class Plan:
         """The modalities in order."""
         return [choice.file for choice in self.choices]
 
-    @property
-    def tables(self) -> tuple[LinkTable, ...]:
-        """Tables of links, as read."""
-        return self.linked.tables
-
-    @property
-    def edges(self) -> tuple[EdgeLinks, ...]:
-        """Links of features, by pairs of modalities."""
-        return self.linked.edges
-
-    @property
-    def matrices(self) -> tuple[MatrixLinks, ...]:
-        """Pairs of modalities with linked features made by the user."""
-        return self.linked.matrices
-
 
 def open_modalities(data: DataOptions) -> list[ModalityFile]:
     """Open the inputs, with the kinds that the user gives."""
@@ -224,8 +211,7 @@ def make_plan(
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
-    for option, mapping in _by_modality(data).items():
-        _check_modalities(option, mapping, names)
+    _check_modalities(data, names)
     for f in files:
         say(f.summary)
         for note in f.notes:
@@ -311,26 +297,17 @@ def _gene_sets(
     return sets_of
 
 
-def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
-    return {
-        "--kind": data.kind,
-        "--layer": data.layer,
-        "--transform": data.transform,
-        "--likelihood": data.likelihood,
-        "--hvg": data.hvg,
-        "--seen-in": data.seen_in,
-    }
-
-
-def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequence[str]) -> None:
-    for name in mapping:
-        if name not in names:
-            raise UsageError(
-                f"{option} names the modality '{name}', which is not among the inputs",
-                field=option,
-                found=", ".join(names),
-                hint=did_you_mean(name, names, "modalities"),
-            )
+def _check_modalities(data: DataOptions, names: Sequence[str]) -> None:
+    """Raise `UsageError` for an option of single modalities that names one which is not there."""
+    for field_name, declared in declared_in(DataOptions).items():
+        for name in getattr(data, field_name) if declared.is_mapping else ():
+            if name not in names:
+                raise UsageError(
+                    f"{declared.long} names the modality '{name}', which is not among the inputs",
+                    field=declared.long,
+                    found=", ".join(names),
+                    hint=did_you_mean(name, names, "modalities"),
+                )
 
 
 def known_pairs(
@@ -343,14 +320,8 @@ def known_pairs(
         columns = {name: column for name, column in by_modality.items() if column is not None}
     elif relation.names_mean_cells:
         columns = {f.name: f.obs.index for f in files}
-    pairs = {}
-    names = list(columns)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            rows = true_pairs(columns[a], columns[b])
-            if rows is not None:
-                pairs[a, b] = rows
-    return pairs
+    pairs = {(a, b): true_pairs(columns[a], columns[b]) for a, b in combinations(columns, 2)}
+    return {edge: rows for edge, rows in pairs.items() if rows is not None}
 
 
 def _warnings(

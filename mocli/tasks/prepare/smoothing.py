@@ -121,16 +121,12 @@ def smooth_links(
     }
     links = []
     for link in bundle.links:
-        source = _smoothed(link.source_features, neighbors[link.source], seed=seed)
-        target = _smoothed(link.target_features, neighbors[link.target], seed=seed)
-        for name, side in ((link.source, source), (link.target, target)):
+        sides = [_smoothed(side, neighbors[name], seed=seed) for name, side in link.sides.items()]
+        for name, side in zip(link.edge, sides, strict=True):
             if side.neighbors is not None:
-                k = side.neighbors.shape[1]
-                say(
-                    f"{name}: linked features averaged over the {k} nearest cells, weight "
-                    f"{side.smoothing:.2f}"
-                )
-        links.append(replace(link, source_features=source, target_features=target))
+                nearest = f"the {side.neighbors.shape[1]} nearest cells, weight {side.smoothing:.2f}"
+                say(f"{name}: linked features averaged over {nearest}")
+        links.append(replace(link, source_features=sides[0], target_features=sides[1]))
     return replace(bundle, links=tuple(links))
 
 

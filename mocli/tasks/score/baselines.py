@@ -30,12 +30,18 @@ DRAWN = f"at most {MAX_CELLS:,} cells of each modality (fewer above {MAX_VALUES 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Coordinates of cells that need no model."""
+    """Coordinates of cells that need no model.
+
+    Attributes:
+        z: By modality, or by group of cells measured in the same ones.
+        joint: Coordinates of all cells in their order, where a cell has one set of them.
+    """
 
     name: str
     title: str
     definition: str
     z: Mapping[str, FloatArray]
+    joint: FloatArray | None = None
 
 
 def link_baselines(
@@ -53,10 +59,7 @@ def link_baselines(
         places: Coordinates of these cells from their own features, if they are known already.
         device: Where their neighbours are searched.
     """
-    raw = {
-        link.source: dense_rows(link.source_features, rows[link.source]),
-        link.target: dense_rows(link.target_features, rows[link.target]),
-    }
+    raw = {name: dense_rows(features, rows[name]) for name, features in link.sides.items()}
     narrowed = "" if len(link.names) <= MAX_COLUMNS else NARROWED
     yield Baseline(
         "link_features",
@@ -131,5 +134,6 @@ def component_baseline(
         "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI), scaled to the same total "
         f"variance, side by side; a modality that was not measured is at its mean{drawn}",
         {name: z[np.searchsorted(cells, own_rows)] for name, own_rows in cells_of.items()},
+        z,
     )
     return base, cells_of

@@ -257,10 +257,9 @@ def shared_markers(bundle: MultiOmics, groups: Codes, *, seed: int = 0) -> Entry
 def _markers_of(
     bundle: MultiOmics, link: LinkedFeatures, groups: Codes, *, seed: int
 ) -> tuple[list[BoolArray | None], list[BoolArray | None]]:
-    sides = ((link.source, link.source_features), (link.target, link.target_features))
     source, target = (
         _markers(features, groups.codes[bundle.cells_of(name)], len(groups.levels), seed=seed)
-        for name, features in sides
+        for name, features in link.sides.items()
     )
     return source, target
 
@@ -287,8 +286,6 @@ def _markers(features: FeatureMatrix, codes: IntArray, n_groups: int, *, seed: i
 
 
 def _variance(values: Any) -> Any:
-    from scipy import sparse
-
     x = sparse.csr_matrix(values, dtype=np.float64)
     mean = np.asarray(x.mean(0)).ravel()
     return np.asarray(x.multiply(x).mean(0)).ravel() - mean**2

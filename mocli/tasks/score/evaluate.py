@@ -276,11 +276,8 @@ def linked_features(
     for link in bundle.links:
         if link.source in rows and link.target in rows:
             columns = drawn_rows(len(link.names), MAX_LINKED, seed=rng)
-            features[link.edge] = (
-                dense_rows(link.source_features, rows[link.source], columns),
-                dense_rows(link.target_features, rows[link.target], columns),
-                tuple(link.names[i] for i in columns),
-            )
+            sides = (dense_rows(x, rows[name], columns) for name, x in link.sides.items())
+            features[link.edge] = (*sides, tuple(link.names[i] for i in columns))
     return features
 
 

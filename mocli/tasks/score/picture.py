@@ -17,6 +17,7 @@ from mocli.data.bundle import Codes, FeatureMatrix, MultiOmics
 from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import open_obsm
+from mocli.data.transforms.components import signs_of
 from mocli.errors import InputError
 from mocli.nn.nearby import nearby
 from mocli.nn.neighbors import chunks, drawn_rows
@@ -183,10 +184,7 @@ def flat(z: FloatArray) -> FloatArray:
     centred = (z - z.mean(0)).astype(np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred)
     leading_axes = axes[:, np.argsort(-values, kind="stable")[:2]]
-    leading_axes *= np.where(
-        leading_axes[np.abs(leading_axes).argmax(0), np.arange(leading_axes.shape[1])] < 0, -1, 1
-    )
-    flat[:, : leading_axes.shape[1]] = centred @ leading_axes
+    flat[:, : leading_axes.shape[1]] = centred @ (leading_axes * signs_of(leading_axes))
     return flat
 
 
@@ -279,7 +277,7 @@ def cluster_correlations(
         if len(link.names) < 3:
             continue
         sides = []
-        for name, features in ((link.source, link.source_features), (link.target, link.target_features)):
+        for name, features in link.sides.items():
             codes = clusters.codes[bundle.cells_of(name)]
             sizes = np.bincount(codes[codes >= 0], minlength=len(clusters.levels))
             large = np.flatnonzero(sizes >= fewest)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from mocli.data.transforms.components import signs_of
 from mocli.nn.neighbors import chunks, knn, neighbor_mean, unit_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -111,8 +112,7 @@ def graph_coordinates(graph: WeightedNeighbors, n_dimensions: int = N_DIMENSIONS
     order = np.argsort(-values, kind="stable")[1:]
     vectors = vectors[:, order] / np.sqrt(degree)[:, None]
     vectors /= np.maximum(np.sqrt(np.square(vectors).mean(0)), 1e-12)
-    signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-    return (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
+    return (vectors * signs_of(vectors) * np.maximum(values[order], 0)).astype(np.float32)
 
 
 def _apart(x: DoubleArray, rows: IntArray, columns: IntArray) -> DoubleArray:

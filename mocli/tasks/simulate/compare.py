@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
+from mocli.data.files.frames import words
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
@@ -24,7 +25,6 @@ from mocli.models.base import Encodes
 from mocli.report.figures import Entry, figure
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.tasks.simulate.work import Simulated
 from mocli.tasks.trained.saved import SavedModel

@@ -65,13 +65,15 @@ def describe_inputs(
         }
 
     record_files(run, plan.files, facts)
-    for edge in plan.edges:
+    for edge in plan.linked.edges:
         aggregation = edge.aggregation()
         run.report.links.append(
             {
-                "path": ", ".join(t.path for t in plan.tables),
-                "sha256": ", ".join(sha256(Path(t.path)) for t in plan.tables if Path(t.path).is_file()),
-                "dialect": ", ".join(sorted({t.dialect for t in plan.tables})),
+                "path": ", ".join(t.path for t in plan.linked.tables),
+                "sha256": ", ".join(
+                    sha256(Path(t.path)) for t in plan.linked.tables if Path(t.path).is_file()
+                ),
+                "dialect": ", ".join(sorted({t.dialect for t in plan.linked.tables})),
                 "source": edge.source,
                 "target": edge.target,
                 "n_read": edge.n_read,
@@ -82,7 +84,7 @@ def describe_inputs(
                 "unmatched_examples": [*edge.unmatched_source[:3], *edge.unmatched_target[:3]],
             }
         )
-    for m in plan.matrices:
+    for m in plan.linked.matrices:
         n = len(m.names)
         run.report.links.append(
             {

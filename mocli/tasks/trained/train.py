@@ -259,8 +259,10 @@ def fingerprint_of(
 
 def matches(plan: Plan) -> list[str]:
     """Return what identifies the links between features."""
-    edges = [(e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.edges]
-    return [*(_hash(*edge) for edge in edges), *(m.text for m in plan.matrices)]
+    edges = [
+        (e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.linked.edges
+    ]
+    return [*(_hash(*edge) for edge in edges), *(m.text for m in plan.linked.matrices)]
 
 
 def _hash(*parts: Any) -> str:

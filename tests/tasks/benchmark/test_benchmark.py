@@ -343,7 +343,7 @@ def ground(unpaired):
 def test_panels_and_wrong_links_are_what_they_say(ground):
     from mocli.tasks.benchmark.ground import fewer, wrong
 
-    (edge,) = ground.plan.edges
+    (edge,) = ground.plan.linked.edges
     kept = fewer(edge, 4, 0)
     assert len(kept) == 4
     assert kept != fewer(edge, 4, 1)
@@ -360,7 +360,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
     from mocli.data.batches import dense_rows
     from mocli.tasks.benchmark.ground import fewer, informative
 
-    (link,), (edge,), bundle = ground.bundle.links, ground.plan.edges, ground.bundle
+    (link,), (edge,), bundle = ground.bundle.links, ground.plan.linked.edges, ground.bundle
     told = []
     for name, of in ((link.source, link.source_features), (link.target, link.target_features)):
         codes = bundle.codes_of(bundle.label, name)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mocli.data.files.frames import words
 from mocli.data.files.inspect import condition_like, tells
-from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, confounded, summaries, unused_batches, words
+from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, confounded, summaries, unused_batches
 from mocli.tasks.prepare.pairing import index_map
 from mocli.tasks.run.options import DataOptions
 from mocli.types import Pairing
