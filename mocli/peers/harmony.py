@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     # this file runs where mocli is not installed
-    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
-PEER: Declared = {
+PEER: dict[str, Any] = {
     "name": "harmony",
     "title": "Harmony",
     "doi": "10.1038/s41592-019-0619-0",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     # this file runs where mocli is not installed
-    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
-PEER: Declared = {
+PEER: dict[str, Any] = {
     "name": "maxfuse",
     "title": "MaxFuse",
     "doi": "10.1038/s41587-023-01935-0",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     # this file runs where mocli is not installed
-    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
-PEER: Declared = {
+PEER: dict[str, Any] = {
     "name": "mofa",
     "title": "MOFA+",
     "doi": "10.1186/s13059-020-02015-1",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 import mocli.peers
 from mocli.errors import UsageError, did_you_mean
@@ -20,8 +20,9 @@ RUNNER = Path(__file__).with_name("runner.py")
 """The script that reads the data, runs a peer and writes its coordinates; it does not need mocli."""
 
 
-class Declared(TypedDict):
-    """The declaration in the file of a peer.
+@dataclass(frozen=True)
+class Peer:
+    """A published tool; all but `file` as the `PEER` of its file declares it.
 
     Attributes:
         package, module: Its names for `pip install` and `import`.
@@ -39,25 +40,6 @@ class Declared(TypedDict):
     package: str
     module: str
     licence: str
-    takes: Sequence[Array]
-    needs: Sequence[Need]
-    pairings: Sequence[str]
-    kinds: Sequence[str]
-    n_modalities: int | None
-    seeds: bool
-    params: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A published tool; attributes as in `Declared`, and the file that declares it."""
-
-    name: str
-    title: str
-    doi: str
-    package: str
-    module: str
-    licence: str
     takes: frozenset[Array]
     needs: frozenset[Need]
     pairings: frozenset[Pairing]
@@ -68,24 +50,12 @@ class Peer:
     file: Path
 
     @classmethod
-    def of(cls, declared: Declared, file: Path) -> Peer:
+    def of(cls, declared: Mapping[str, Any], file: Path) -> Peer:
         """Make it from its declaration."""
-        return cls(
-            name=declared["name"],
-            title=declared["title"],
-            doi=declared["doi"],
-            package=declared["package"],
-            module=declared["module"],
-            licence=declared["licence"],
-            takes=frozenset(declared["takes"]),
-            needs=frozenset(declared["needs"]),
-            pairings=frozenset(map(Pairing, declared["pairings"])),
-            kinds=frozenset(map(ModalityKind, declared["kinds"])),
-            n_modalities=declared["n_modalities"],
-            seeds=declared["seeds"],
-            params=dict(declared["params"]),
-            file=file,
-        )
+        sets: dict[str, Any] = {name: frozenset(declared[name]) for name in ("takes", "needs")}
+        sets |= {"pairings": frozenset(map(Pairing, declared["pairings"]))}
+        sets |= {"kinds": frozenset(map(ModalityKind, declared["kinds"]))}
+        return cls(**{**declared, **sets}, file=file)
 
     def problem_with(
         self, *, pairing: Pairing, kinds: Sequence[ModalityKind], n_batches: int, n_links: int

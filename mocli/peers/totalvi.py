@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # this file runs where mocli is not installed
-    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
-PEER: Declared = {
+PEER: dict[str, Any] = {
     "name": "totalvi",
     "title": "totalVI",
     "doi": "10.1038/s41592-020-01050-x",

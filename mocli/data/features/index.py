@@ -250,8 +250,8 @@ def without_decoration(name: str) -> str:
     return (_DECORATION.sub("", without_species(name)) or name).casefold()
 
 
-def nearest_names(name: str, names: Sequence[str], n: int = 1) -> list[str]:
-    """Names of features most like one: in spelling, or for an interval in place.
+def nearest_name(name: str, names: Sequence[str]) -> str | None:
+    """Return the name of a feature most like one, in spelling, or for an interval in place; None if none is.
 
     Long lists are first cut to those sharing most letter pairs with the name, so
     that the quadratic comparison sees a few hundred only.
@@ -261,7 +261,7 @@ def nearest_names(name: str, names: Sequence[str], n: int = 1) -> list[str]:
         places = parse_intervals(names)
         same = np.flatnonzero((places["chrom"] == interval.chrom).to_numpy())
         distance = np.abs(places["start"].to_numpy()[same] - interval.start)
-        return [names[k] for k in same[np.argsort(distance, kind="stable")[:n]]]
+        return names[same[distance.argmin()]] if len(same) else None
     if len(names) > 500:
         folded = name.casefold()
         grams = {folded[k : k + 2] for k in range(max(1, len(folded) - 1))}
@@ -271,7 +271,7 @@ def nearest_names(name: str, names: Sequence[str], n: int = 1) -> list[str]:
             (c for c in names if len(c) <= limit),
             key=lambda c: sum(gram in c.casefold() for gram in grams) - abs(len(c) - len(name)) / 100,
         )
-    return nearest(name, names, n)
+    return next(iter(nearest(name, names, 1)), None)
 
 
 SUGGESTED = 20  # misses that are given a nearest name, which takes its time
@@ -321,6 +321,6 @@ def misses(modality: str, names: Iterable[str], *, why: str, among: Sequence[str
     """Return misses; the first ones with the nearest of the names that would have been found."""
     missed = []
     for k, name in enumerate(names):
-        nearest = nearest_names(name, among) if k < SUGGESTED else []
-        missed.append(Miss(modality, name, why, f"nearest: '{nearest[0]}'" if nearest else ""))
+        near = nearest_name(name, among) if k < SUGGESTED else None
+        missed.append(Miss(modality, name, why, "" if near is None else f"nearest: '{near}'"))
     return tuple(missed)

@@ -187,19 +187,9 @@ def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[Modalit
     by_stem = name_in_stem(stem)
     if by_content is ModalityKind.RNA and may_hold_genes(stem):
         by_stem = None  # as of genes in cite.h5ad, or in rna5k_adt29.h5ad
-    name = next(
-        (
-            n
-            for n in (
-                str(names[0]) if len(names) and kind_of(str(names[0])) is not ModalityKind.OTHER else None,
-                file_name,
-                by_stem,
-                None if by_content is ModalityKind.OTHER else by_content.value,
-            )
-            if n is not None
-        ),
-        stem,
-    )
+    by_type = str(names[0]) if len(names) and kind_of(str(names[0])) is not ModalityKind.OTHER else None
+    told = None if by_content is ModalityKind.OTHER else by_content.value
+    name = next((n for n in (by_type, file_name, by_stem, told) if n is not None), stem)
     kind = kind_of(name)
     return [replace(whole, name=name, kind=by_content if kind is ModalityKind.OTHER else kind)]
 
@@ -324,14 +314,9 @@ def _check(file: ModalityFile) -> None:
 
 
 def _foreign(source: Source, keys: list[str]) -> InputError:
-    found, hint = (
-        f"groups {', '.join(keys[:6])}" if keys else "an empty HDF5 file",
-        "convert it to .h5ad with anndata",
-    )
-    for signature, name, advice in _FOREIGN:
-        if all(key in keys for key in signature):
-            found, hint = name, advice
-            break
+    unknown = f"groups {', '.join(keys[:6])}" if keys else "an empty HDF5 file"
+    known = ((name, advice) for signature, name, advice in _FOREIGN if {*signature} <= {*keys})
+    found, hint = next(known, (unknown, "convert it to .h5ad with anndata"))
     return InputError(
         "the HDF5 file is neither h5ad, h5mu nor 10x",
         file=source.path,

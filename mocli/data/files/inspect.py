@@ -6,7 +6,7 @@ Reads tables and a few hundred rows of each matrix.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
         features=_style(list(map(str, file.var.index))),
         batches=batch_like(file.obs),
         conditions=condition_like(file.obs),
-        labels=_label_like(file.obs),
+        labels=_like(file.obs, _LABEL, _BATCH, most=MOST_LEVELS, cleaned=labels_of),
         genome=_genome(file),
         spatial=is_spatial(file),
         doubts=tuple(_doubts(file, matrices)),
@@ -106,21 +106,28 @@ def agreeing_names(first: Sequence[str], second: Sequence[str]) -> tuple[int, in
 
 def batch_like(obs: pd.DataFrame) -> dict[str, int]:
     """Columns of obs that look like batches by their names, with their number of levels, two or more."""
-    named = [c for c in obs.columns if _BATCH.search(str(c).lower())]
-    return {str(c): n for c in named if 1 < (n := _n_levels(with_missing(obs[c]))) <= MOST_LEVELS}
+    return _like(obs, _BATCH, most=MOST_LEVELS)
 
 
 def condition_like(obs: pd.DataFrame) -> dict[str, int]:
     """Columns of obs that look like conditions by their names, with their number of levels, 2 to 12."""
-    lower = {c: str(c).lower() for c in obs.columns}
-    others = {c for c, name in lower.items() if _BATCH.search(name) or _LABEL.search(name)}
-    named = [c for c, name in lower.items() if _CONDITION.search(name) and c not in others]
-    return {str(c): n for c in named if 1 < (n := _n_levels(with_missing(obs[c]))) <= MOST_CONDITIONS}
+    return _like(obs, _CONDITION, _BATCH, _LABEL, most=MOST_CONDITIONS)
 
 
-def _label_like(obs: pd.DataFrame) -> dict[str, int]:
-    named = [c for c in obs.columns if _LABEL.search(name := str(c).lower()) and not _BATCH.search(name)]
-    return {str(c): n for c in named if 1 < (n := _n_levels(labels_of(obs[c]))) <= MOST_LEVELS}
+def _like(
+    obs: pd.DataFrame,
+    pattern: re.Pattern[str],
+    *others: re.Pattern[str],
+    most: int,
+    cleaned: Callable[[pd.Series], pd.Series] = with_missing,
+) -> dict[str, int]:
+    """Return the columns with a name of a pattern and of no other, and 2 to `most` levels, with these."""
+    lower = {c: str(c).lower() for c in obs.columns if not pd.api.types.is_float_dtype(obs[c])}
+    named = [
+        c for c, name in lower.items() if pattern.search(name) and not any(p.search(name) for p in others)
+    ]
+    levels = {str(c): int(cleaned(obs[c]).nunique()) for c in named}
+    return {name: n for name, n in levels.items() if 1 < n <= most}
 
 
 def tells(column: pd.Series, other: pd.Series) -> bool:
@@ -146,12 +153,6 @@ def nesting(column: str, conditions: Sequence[str]) -> str:
         f"each level of obs['{column}'] lies in one level of {of}: correcting for it also removes what "
         f"differs by {' and '.join(conditions)}"
     )
-
-
-def _n_levels(column: pd.Series) -> int:
-    if pd.api.types.is_float_dtype(column):
-        return 0  # a number, not a class
-    return int(column.nunique(dropna=True))
 
 
 def _style(names: Sequence[str]) -> str:

@@ -12,12 +12,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features, nearest_names
+from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features, nearest_name
 from mocli.data.features.intervals import parse_interval
 from mocli.data.links.linktable import LinkTable, read_links
 from mocli.data.links.match import NamedColumn, PairRows, first_table, match_positions, pair_rows
@@ -45,6 +46,15 @@ class Aggregation:
     names: tuple[str, ...]
     source: CSR
     target: CSR
+
+
+class Half(NamedTuple):
+    """One side of the links between two modalities: the fields of `EdgeLinks` that speak of it."""
+
+    modality: str
+    names: tuple[str, ...]
+    index: IntArray
+    unmatched: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +89,28 @@ class EdgeLinks:
         return self.source, self.target
 
     @property
+    def halves(self) -> tuple[Half, Half]:
+        """The source and the target."""
+        return (
+            Half(self.source, self.source_names, self.source_index, self.unmatched_source),
+            Half(self.target, self.target_names, self.target_index, self.unmatched_target),
+        )
+
+    @property
+    def chosen(self) -> Half:
+        """The side with fewer linked features, the first of two equals."""
+        return min(self.halves, key=lambda half: len(np.unique(half.index)))
+
+    @property
     def n_links(self) -> int:
         """Number of links that matched."""
         return len(self.weight)
 
     def summary(self) -> str:
         """Say what matched, and list up to three names of each side that did not, with the nearest names."""
-        sides = (
-            (self.source, self.source_names, self.source_index, self.unmatched_source),
-            (self.target, self.target_names, self.target_index, self.unmatched_target),
-        )
-        counts = [f"{len(np.unique(i)):,} of {len(n):,} {m} features" for m, n, i, _ in sides]
+        counts = [f"{len(np.unique(i)):,} of {len(n):,} {m} features" for m, n, i, _ in self.halves]
         lines = [f"{self.n_links:,} links: {counts[0]} <-> {counts[1]}"]
-        for modality, names, _, unmatched in sides:
+        for modality, names, _, unmatched in self.halves:
             if unmatched:
                 shown = ", ".join(_with_nearest(name, names) for name in unmatched[:3])
                 more = ", ..." if len(unmatched) > 3 else ""
@@ -100,22 +119,17 @@ class EdgeLinks:
 
     def aggregation(self) -> Aggregation:
         """Return the two matrices that aggregate linked features into shared columns."""
-        n_source, n_target = len(np.unique(self.source_index)), len(np.unique(self.target_index))
-        by_target = n_target < n_source
-        chosen, summed = (
-            (self.target_index, self.source_index) if by_target else (self.source_index, self.target_index)
-        )
-        chosen_names, summed_names = (
-            (self.target_names, self.source_names) if by_target else (self.source_names, self.target_names)
-        )
-        column, features = pd.factorize(chosen)
+        chosen = self.chosen
+        by_target = chosen.modality == self.target
+        summed = self.halves[0 if by_target else 1]
+        column, features = pd.factorize(chosen.index)
         n = len(features)
         ones = np.ones(n, dtype=np.float32)
-        selection = sparse.csr_matrix((ones, (features, np.arange(n))), (len(chosen_names), n))
+        selection = sparse.csr_matrix((ones, (features, np.arange(n))), (len(chosen.names), n))
         signed = (self.weight * self.sign).astype(np.float32)
-        weighted = sparse.csr_matrix((signed, (summed, column)), (len(summed_names), n))
+        weighted = sparse.csr_matrix((signed, (summed.index, column)), (len(summed.names), n))
         source, target = (weighted, selection) if by_target else (selection, weighted)
-        return Aggregation(tuple(chosen_names[k] for k in features), source, target)
+        return Aggregation(tuple(chosen.names[k] for k in features), source, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,8 +311,8 @@ def _distinct(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
 
 
 def _with_nearest(name: str, names: Sequence[str]) -> str:
-    close = nearest_names(name, names)
-    return f"'{name}' (nearest: '{close[0]}')" if close else f"'{name}'"
+    near = nearest_name(name, names)
+    return f"'{name}'" if near is None else f"'{name}' (nearest: '{near}')"
 
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*\d{6,}(\.\d+)?", re.IGNORECASE)
@@ -330,15 +344,11 @@ def nothing_matched(source: MatchedColumn, target: MatchedColumn, *, file: str) 
         name for name, positions in zip(worse.names, worse.match.positions, strict=True) if not positions
     ]
     unmatched = (unmatched or list(worse.names))[:3]
-    nearest = [(name, nearest_names(name, worse.index.features.names)) for name in unmatched]
-    if not any(close for _, close in nearest):
-        nearest = [
-            (name, [other]) for name, other in zip(unmatched, worse.index.features.names[:3], strict=False)
-        ]
-        pairs = "; the data have " + ", ".join(repr(n) for _, close in nearest for n in close)
-        shown = ", ".join(repr(n) for n in unmatched) + pairs
-    else:
-        shown = ", ".join(f"{n!r} (nearest: {close[0]!r})" if close else repr(n) for n, close in nearest)
+    names = worse.index.features.names
+    nearest = {name: nearest_name(name, names) for name in unmatched}
+    shown = ", ".join(f"{n!r} (nearest: {near!r})" if near else repr(n) for n, near in nearest.items())
+    if not any(nearest.values()):
+        shown += "; the data have " + ", ".join(repr(n) for n in names[: len(unmatched)])
     return InputError(
         f"no link matches the data: {source.count()} and {target.count()} were found, but never both in one "
         "row",

@@ -72,13 +72,11 @@ def memberships(
     by_modality = {name: _by_name(sets, names) for name, names in features.items()}
     named = {name: m for name, m in by_modality.items() if m.shape[1]}
     for edge in edges:
-        for modality, other in ((edge.source, edge.target), (edge.target, edge.source)):
-            if modality not in named and other in named:
-                index = (edge.source_index, edge.target_index)
-                rows, columns = index if modality == edge.source else index[::-1]
-                shape = (len(features[modality]), len(features[other]))
-                linked = sparse.csr_matrix((edge.weight * edge.sign, (rows, columns)), shape=shape)
-                by_modality[modality] = sparse.csr_matrix(linked @ named[other])
+        for one, other in (edge.halves, edge.halves[::-1]):
+            if one.modality not in named and other.modality in named:
+                shape = (len(one.names), len(other.names))
+                linked = sparse.csr_matrix((edge.weight * edge.sign, (one.index, other.index)), shape=shape)
+                by_modality[one.modality] = sparse.csr_matrix(linked @ named[other.modality])
     if not named:
         name, genes = next(iter(features.items()))
         raise InputError(

@@ -306,7 +306,7 @@ def _told(features: FeatureMatrix, labels: IntArray | None) -> DoubleArray:
 
 def told_apart(edge: EdgeLinks) -> bool:
     """Say whether the name of every linked feature identifies it: no earlier feature has the name."""
-    for names, index in ((edge.source_names, edge.source_index), (edge.target_names, edge.target_index)):
+    for _, names, index, _ in edge.halves:
         first = {name: k for k, name in reversed(list(enumerate(names)))}
         if any(first[names[k]] != k for k in index):
             return False
@@ -317,9 +317,7 @@ def fewer(
     edge: EdgeLinks, n: int, seed: int, *, by_name: bool = True, worth: Mapping[str, float] | None = None
 ) -> list[str]:
     """Return the links of n of the linked features: drawn at random, or those of most worth."""
-    names, columns = edge.target_names, edge.target_index
-    if len(np.unique(edge.target_index)) >= len(np.unique(edge.source_index)):
-        names, columns = edge.source_names, edge.source_index
+    _, names, columns, _ = edge.chosen
     features = np.unique(columns)
     n = min(n, len(features))
     if worth is None:

@@ -277,10 +277,9 @@ def link_names(a: FeatureIndex, b: FeatureIndex) -> Proposal:
 
 
 def _links(asking: FeatureIndex, searched: FeatureIndex, match: ColumnMatch) -> Proposal:
-    pairs = [(k, position) for k, positions in enumerate(match.positions) for position in positions]
     # a name that repeats means the first feature of that name on both sides
-    seen = {name: k for k, name in reversed(list(enumerate(asking.features.names)))}
-    pairs = [(k, p) for k, p in pairs if seen[asking.features.names[k]] == k]
+    first = [k for k, name in enumerate(asking.features.names) if asking.find(name)[0] == k]
+    pairs = [(k, position) for k in first for position in match.positions[k]]
     source = np.array([k for k, _ in pairs], dtype=np.int64)
     target = np.array([p for _, p in pairs], dtype=np.int64)
     notes = []

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mocli.data.features.index import SUGGESTED, features_of, nearest_names
+from mocli.data.features.index import SUGGESTED, features_of, nearest_name
 from mocli.data.files.contents import look
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile
-from mocli.data.links.edges import EdgeLinks, match_links, tables_of
+from mocli.data.links.edges import EdgeLinks, Half, match_links, tables_of
 from mocli.data.links.route import MatrixRoute, parse_route
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import default_transform
@@ -163,8 +163,9 @@ def audit_links(
     problems: list[Problem] = []
     for edge in matched:
         sides = []
-        for half in _halves(edge):
-            problems_here = list(_problems(half, constant[half.modality], by_name[half.modality]))
+        for half, other in zip(edge.halves, edge.edge[::-1], strict=True):
+            name = half.modality
+            problems_here = list(_problems(half, other, constant[name], by_name[name]))
             problems += problems_here
             sides.append(_count(half, problems_here))
         together = agreement(edge, by_name[edge.source], by_name[edge.target])
@@ -196,28 +197,10 @@ def constant_features(file: ModalityFile) -> BoolArray:
     return (stored == 0) | ((stored == file.n_obs) & (low == high))
 
 
-@dataclass(frozen=True, eq=False)
-class _Half:
-    """One side of an edge."""
-
-    modality: str
-    other: str
-    names: tuple[str, ...]
-    index: IntArray
-    unmatched: tuple[str, ...]
-
-
-def _halves(edge: EdgeLinks) -> tuple[_Half, _Half]:
-    return (
-        _Half(edge.source, edge.target, edge.source_names, edge.source_index, edge.unmatched_source),
-        _Half(edge.target, edge.source, edge.target_names, edge.target_index, edge.unmatched_target),
-    )
-
-
-def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[Problem]:
+def _problems(half: Half, other: str, constant: BoolArray, file: ModalityFile) -> Iterator[Problem]:
     for k, name in enumerate(half.unmatched):
-        nearest = nearest_names(name, half.names) if k < SUGGESTED else []
-        yield Problem("not found", half.modality, name, f"nearest: {nearest[0]}" if nearest else "")
+        near = nearest_name(name, half.names) if k < SUGGESTED else None
+        yield Problem("not found", half.modality, name, "" if near is None else f"nearest: {near}")
     linked, count = np.unique(half.index, return_counts=True)
     for k in linked[constant[linked]]:
         detail = f"the same value in all {file.n_obs:,} cells"
@@ -225,7 +208,7 @@ def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[
     usual = float(np.median(count))
     many = count >= max(MANY, MANY * usual + 1)
     for k in np.flatnonzero(many)[np.argsort(-count[many], kind="stable")]:
-        detail = f"{count[k]:,} links to {half.other}, the median is {usual:g}"
+        detail = f"{count[k]:,} links to {other}, the median is {usual:g}"
         yield Problem("many links", half.modality, half.names[linked[k]], detail)
 
 
@@ -243,7 +226,7 @@ def _contradictions(agreement: Agreement, edge: EdgeLinks) -> list[Problem]:
     ]
 
 
-def _count(half: _Half, problems: Sequence[Problem]) -> Side:
+def _count(half: Half, problems: Sequence[Problem]) -> Side:
     n = Counter(problem.problem for problem in problems)
     return Side(
         half.modality,
@@ -290,8 +273,7 @@ def agreement(edge: EdgeLinks, source: ModalityFile, target: ModalityFile) -> Ag
     The columns are those of `EdgeLinks.aggregation`, each modality transformed as
     an integration would by default.
     """
-    by_target = len(np.unique(edge.target_index)) < len(np.unique(edge.source_index))
-    modality = edge.target if by_target else edge.source
+    modality = edge.chosen.modality
     rows = _shared(source, target)
     if len(rows[0]) < FEWEST:
         return Agreement(modality, (), np.zeros(0), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 from mocli.errors import UsageError
@@ -125,20 +125,6 @@ def problem_with(
     """Return None if the model can do the task with such data, else why not, as the end of a sentence."""
     if task not in traits.tasks:
         return f"cannot {task}"
-    return supports(traits, pairing=pairing, kinds=kinds, links=links)
-
-
-def _what_would_help(problems: dict[str, str | None]) -> str:
-    if any(problem and "got 1" in problem for problem in problems.values()):
-        return "give the other modality as well: a second file, or an h5mu that holds both"
-    if any(problem and "--links" in problem for problem in problems.values()):
-        return "give a feature-link table with --links: mocli links build makes one"
-    return "`mocli models` shows which model takes which data"
-
-
-def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
-    """Return None if the model takes such data, else why not, as the end of a sentence."""
-    kinds = list(kinds)
     if len(kinds) < traits.min_modalities:
         return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
     if pairing not in traits.pairings:
@@ -153,6 +139,14 @@ def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind],
     if traits.needs_links and not links and not joined:
         return "needs a feature-link table (--links)"
     return None
+
+
+def _what_would_help(problems: dict[str, str | None]) -> str:
+    if any(problem and "got 1" in problem for problem in problems.values()):
+        return "give the other modality as well: a second file, or an h5mu that holds both"
+    if any(problem and "--links" in problem for problem in problems.values()):
+        return "give a feature-link table with --links: mocli links build makes one"
+    return "`mocli models` shows which model takes which data"
 
 
 def takes_weights(traits: Traits) -> bool:

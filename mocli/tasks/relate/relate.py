@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.features.genes import read_genes
-from mocli.data.features.index import FeatureIndex, Features, nearest_names
+from mocli.data.features.index import FeatureIndex, Features, nearest_name
 from mocli.data.features.loci import WINDOW, Vicinity, find_vicinity, has_places
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.predictor import link_sides
@@ -170,13 +170,13 @@ def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[s
     lost = (*match.missing, *match.ambiguous)
     places = sorted({p for positions in match.positions for p in positions})
     if not places:
-        nearest = nearest_names(lost[0], features.names)
+        near = nearest_name(lost[0], features.names)
         raise InputError(
             f"none of the {len(wanted):,} genes of --genes is in '{features.modality}'",
             field="--genes",
             found=_some(lost[:5], len(lost)),
             expected=", ".join(features.names[:5]),
-            hint=f"did you mean '{nearest[0]}'?" if nearest else None,
+            hint=None if near is None else f"did you mean '{near}'?",
         )
     if lost:
         warn(
@@ -188,8 +188,8 @@ def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[s
 
 
 def _with_nearest(name: str, names: Sequence[str]) -> str:
-    nearest = nearest_names(name, names)
-    return f"{name} (did you mean {nearest[0]}?)" if nearest else name
+    near = nearest_name(name, names)
+    return name if near is None else f"{name} (did you mean {near}?)"
 
 
 def _some(names: Sequence[str], n: int) -> str:
