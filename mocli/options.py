@@ -192,7 +192,7 @@ class Options:
     """Base of all groups of options; values are parsed and checked however a group is made.
 
     Attributes:
-        PANEL: The panel of the help, for options that name no other.
+        PANEL: The panel of the help, for options that a class declares and that name no other.
         LACKS: Shared options that the subcommand does not take, by field name.
         GONE: Options of earlier versions, and what to use now.
     """
@@ -256,7 +256,8 @@ def _declared_in(group: Any) -> Mapping[str, OptionField]:
         declared = f.metadata.get("option")
         if declared is not None:
             default = f.default if f.default_factory is MISSING else f.default_factory()
-            placed = replace(declared, panel=declared.panel or group.PANEL)
+            owner = next(c for c in group.__mro__ if f.name in vars(c).get("__annotations__", {}))
+            placed = replace(declared, panel=declared.panel or owner.PANEL)
             options[f.name] = OptionField(f.name, kinds[f.name], default, placed)
     return options
 

@@ -49,11 +49,14 @@ class Aggregation:
 
 
 class Half(NamedTuple):
-    """One side of the links between two modalities: the fields of `EdgeLinks` that speak of it."""
+    """One side of the links between two modalities: the fields of `EdgeLinks` that speak of it.
+
+    `linked`: `(n_links,)` positions of the features.
+    """
 
     modality: str
     names: tuple[str, ...]
-    index: IntArray
+    linked: IntArray
     unmatched: tuple[str, ...]
 
 
@@ -99,7 +102,7 @@ class EdgeLinks:
     @property
     def chosen(self) -> Half:
         """The side with fewer linked features, the first of two equals."""
-        return min(self.halves, key=lambda half: len(np.unique(half.index)))
+        return min(self.halves, key=lambda half: len(np.unique(half.linked)))
 
     @property
     def n_links(self) -> int:
@@ -122,12 +125,12 @@ class EdgeLinks:
         chosen = self.chosen
         by_target = chosen.modality == self.target
         summed = self.halves[0 if by_target else 1]
-        column, features = pd.factorize(chosen.index)
+        column, features = pd.factorize(chosen.linked)
         n = len(features)
         ones = np.ones(n, dtype=np.float32)
         selection = sparse.csr_matrix((ones, (features, np.arange(n))), (len(chosen.names), n))
         signed = (self.weight * self.sign).astype(np.float32)
-        weighted = sparse.csr_matrix((signed, (summed.index, column)), (len(summed.names), n))
+        weighted = sparse.csr_matrix((signed, (summed.linked, column)), (len(summed.names), n))
         source, target = (weighted, selection) if by_target else (selection, weighted)
         return Aggregation(tuple(chosen.names[k] for k in features), source, target)
 

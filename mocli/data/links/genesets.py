@@ -75,7 +75,7 @@ def memberships(
         for one, other in (edge.halves, edge.halves[::-1]):
             if one.modality not in named and other.modality in named:
                 shape = (len(one.names), len(other.names))
-                linked = sparse.csr_matrix((edge.weight * edge.sign, (one.index, other.index)), shape=shape)
+                linked = sparse.csr_matrix((edge.weight * edge.sign, (one.linked, other.linked)), shape=shape)
                 by_modality[one.modality] = sparse.csr_matrix(linked @ named[other.modality])
     if not named:
         name, genes = next(iter(features.items()))

@@ -72,7 +72,7 @@ def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> N
         UsageError: It exists and `force` is not given; it is an input; what `check_place` refuses.
         EnvironmentProblem: Its folder is absent or not writable.
     """
-    _refuse_input(path, inputs)
+    refuse_input(path, inputs)
     check_place(path)
     if path.exists() and not force:
         raise UsageError(
@@ -128,7 +128,8 @@ def is_pipe(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
+def refuse_input(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise `UsageError` if the output is one of the inputs."""
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise UsageError(

@@ -35,7 +35,7 @@ from mocli.data.write.carry import (
 )
 from mocli.data.write.flat import FLAT, AxisPart, append_modalities, flatten, map_modalities, modality_order
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
-from mocli.data.write.outfile import atomic, beside, writing_h5
+from mocli.data.write.outfile import atomic, beside, refuse_input, writing_h5
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray
 
@@ -132,9 +132,7 @@ def write_file(
         InputError: An input cannot be read.
         EnvironmentProblem: The folder cannot be written to, or the disk is full.
     """
-    inputs = list(dict.fromkeys(p for a in added for p in a.file.paths))
-    if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
-        raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
+    refuse_input(path, [p for a in added for p in a.file.paths])
     top = Top(obsm, obs or {}, merged or {}, uns)
     with atomic(path) as temporary:
         if path.suffix == FLAT:

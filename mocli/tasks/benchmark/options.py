@@ -47,12 +47,10 @@ class PeersAsked:
 class StudyOptions(Options):
     """Changes under which models are trained again; see `studies_of`."""
 
+    PANEL: ClassVar = STUDIES
+
     panel: tuple[int, ...] = option(
-        "--panel 30,60",
-        "Numbers of linked features to keep",
-        default=(),
-        panel=STUDIES,
-        parse=parsing.whole_numbers,
+        "--panel 30,60", "Numbers of linked features to keep", default=(), parse=parsing.whole_numbers
     )
     panel_order: str = option(
         "--panel-order",
@@ -60,21 +58,18 @@ class StudyOptions(Options):
         "lie best in the leading components",
         default=RANDOM,
         marks="advanced",
-        panel=STUDIES,
         choices=(RANDOM, INFORMATIVE),
     )
     grid: Mapping[str, str] = option(
         "--grid [MODEL.]KEY=A,B,C",
         "Values of a hyper-parameter to train with; repeatable: all combinations are trained",
         default={},
-        panel=STUDIES,
         each=parsing.text,
     )
     subsample: tuple[int, ...] = option(
         "--subsample 250,500",
         "Numbers of cells to train on and score, as separate data sets",
         default=(),
-        panel=STUDIES,
         parse=parsing.whole_numbers,
     )
     rare: Mapping[str, float] = option(
@@ -82,7 +77,6 @@ class StudyOptions(Options):
         "Keep only this share of the cells of a label; repeatable",
         default={},
         marks="advanced",
-        panel=STUDIES,
         each=parsing.share,
     )
     fractions: tuple[float, ...] = option(
@@ -90,7 +84,6 @@ class StudyOptions(Options):
         "Fractions of the paired cells to train on, for imputation and integration, or of the cells that "
         "reconstruct trains on",
         default=(),
-        panel=STUDIES,
         parse=parsing.shares,
     )
     features_seen_in: tuple[float, ...] = option(
@@ -98,7 +91,6 @@ class StudyOptions(Options):
         "Train on the features that these shares of the cells have alone; reconstruct scores those",
         default=(),
         marks="advanced",
-        panel=STUDIES,
         parse=parsing.shares,
     )
     ablate: tuple[str, ...] = option(
@@ -106,7 +98,6 @@ class StudyOptions(Options):
         "Terms of the loss to give weight 0, such as geometry (weight_geometry)",
         default=(),
         marks="advanced",
-        panel=STUDIES,
         parse=parsing.names,
     )
     corrupt: tuple[float, ...] = option(
@@ -114,7 +105,6 @@ class StudyOptions(Options):
         "Fractions of the links to corrupt",
         default=(),
         marks="advanced",
-        panel=STUDIES,
         parse=parsing.shares,
     )
     leave_one_batch_out: bool = option(
@@ -122,7 +112,6 @@ class StudyOptions(Options):
         "Impute, or reconstruct, each batch by models that never saw it",
         default=False,
         marks="advanced",
-        panel=STUDIES,
     )
 
 

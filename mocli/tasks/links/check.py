@@ -201,7 +201,7 @@ def _problems(half: Half, other: str, constant: BoolArray, file: ModalityFile) -
     for k, name in enumerate(half.unmatched):
         near = nearest_name(name, half.names) if k < SUGGESTED else None
         yield Problem("not found", half.modality, name, "" if near is None else f"nearest: {near}")
-    linked, count = np.unique(half.index, return_counts=True)
+    linked, count = np.unique(half.linked, return_counts=True)
     for k in linked[constant[linked]]:
         detail = f"the same value in all {file.n_obs:,} cells"
         yield Problem("constant", half.modality, half.names[k], detail)
@@ -231,7 +231,7 @@ def _count(half: Half, problems: Sequence[Problem]) -> Side:
     return Side(
         half.modality,
         len(half.names),
-        len(np.unique(half.index)),
+        len(np.unique(half.linked)),
         n["not found"],
         n["constant"],
         n["many links"],

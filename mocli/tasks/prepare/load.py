@@ -162,7 +162,7 @@ def fit_recipe(
 def _kept(choice: Choice, edges: Sequence[EdgeLinks]) -> IntArray:
     """Columns of linked features and of those that were asked for by name, increasing."""
     name = choice.file.name
-    linked = [half.index for edge in edges for half in edge.halves if half.modality == name]
+    linked = [half.linked for edge in edges for half in edge.halves if half.modality == name]
     named = np.flatnonzero(choice.file.var.index.isin(choice.keep))
     return np.unique(np.concatenate([*linked, named])).astype(np.int64)
 
