@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import numpy as np
 
@@ -164,6 +165,10 @@ def _total_distances(x: FloatArray, group: IntArray, n_groups: int) -> DoubleArr
 
 
 RESOLUTIONS = tuple(round(0.1 * i, 1) for i in range(1, 21))
+FIRST_RESOLUTIONS = (*RESOLUTIONS[:1], *RESOLUTIONS[1::2])
+EVERY_RESOLUTION = 5_000
+"""Cells up to which all resolutions are tried for the best one; of more only the first ones are, and then
+those beside the best of them."""
 STARTS, LEAST_STARTS, STARTED_CELLS = 30, 4, 150_000
 """Most and least starts of k-means, between them as many as have so many cells together: of few cells the
 best of few starts is a matter of chance."""
@@ -175,7 +180,10 @@ _LOUVAIN = (
     "if either is among the 15 nearest other cells of the other in the joint latent; cells of known label "
     "are compared. Above 20,000 cells the graph is of 20,000 drawn at random. "
 )
-_BEST = _LOUVAIN.format("0.1, 0.2 ... 2.0, the one whose NMI with the labels is highest, the lowest if equal")
+_BEST = _LOUVAIN.format(
+    "0.1, 0.2 ... 2.0, the one whose NMI with the labels is highest, the lowest if equal; above "
+    f"{EVERY_RESOLUTION:,} cells the best of 0.1, 0.2, 0.4 ... 2.0 and of the two beside that one"
+)
 _KMEANS = (
     "k-means with as many clusters as labels, best of 30 starts (4 to 30 above 5,000 cells), on the "
     "cells of known label in the joint latent; at most 20,000 cells, drawn at random. "
@@ -221,7 +229,7 @@ def ari_louvain(e: Embedding) -> Iterable[Score]:
 
     Source: scCross, Methods, ARI.
     """
-    yield _score(e, lambda: louvain(e)[1.0], ari)
+    yield _score(e, lambda: louvain(e, 1.0), ari)
 
 
 @metric(
@@ -235,7 +243,7 @@ def nmi_louvain(e: Embedding) -> Iterable[Score]:
 
     Source: scCross, Methods, NMI.
     """
-    yield _score(e, lambda: louvain(e)[1.0], nmi)
+    yield _score(e, lambda: louvain(e, 1.0), nmi)
 
 
 @metric(Embedding, better="higher", bounds=ARI_BOUNDS, needs={"label"}, definition=_BEST + _ARI)
@@ -286,23 +294,20 @@ def nmi_kmeans(e: Embedding) -> Iterable[Score]:
     yield _kmeans_score(e, nmi)
 
 
-def louvain(e: Embedding) -> dict[float, IntArray]:
-    """Return the clusters `(m,)` of the cells of `neighbor_graph`, by resolution."""
+def louvain(e: Embedding, resolution: float) -> IntArray:
+    """Return the clusters `(m,)` of the cells of `neighbor_graph` at a resolution."""
 
-    def find() -> dict[float, IntArray]:
+    def find() -> IntArray:
         cells, graph = neighbor_graph(e)
         if graph.nnz == 0:
-            return dict.fromkeys(RESOLUTIONS, np.arange(len(cells)))
+            return np.arange(len(cells))
         from sknetwork.clustering import Louvain
 
         # in the order of the graph, whatever the file's. The library's Leiden refines clusters by the
         # C library's rand(), which no seed of ours reaches: the same latent would get other scores
-        return {
-            r: np.asarray(Louvain(resolution=r, modularity="newman").fit_predict(graph), np.int64)
-            for r in RESOLUTIONS
-        }
+        return np.asarray(Louvain(resolution=resolution, modularity="newman").fit_predict(graph), np.int64)
 
-    return e.share("louvain", find)
+    return e.share(("louvain", resolution), find)
 
 
 def louvain_of(nearest: Nearest, resolution: float) -> IntArray:
@@ -347,10 +352,18 @@ def _best(e: Embedding) -> IntArray:
         cells, _ = neighbor_graph(e)
         label = e.joint_label[cells]
         labelled = label >= 0
-        # rounded, so that noise in the last digit does not choose
-        return max(RESOLUTIONS, key=lambda r: (round(nmi(label[labelled], louvain(e)[r][labelled]), 9), -r))
 
-    return louvain(e)[e.share("best resolution", choose)]
+        @cache
+        def agreement(resolution: float) -> tuple[float, float]:
+            # rounded, so that noise in the last digit does not choose
+            return round(nmi(label[labelled], louvain(e, resolution)[labelled]), 9), -resolution
+
+        if len(cells) <= EVERY_RESOLUTION:
+            return max(RESOLUTIONS, key=agreement)
+        at = RESOLUTIONS.index(max(FIRST_RESOLUTIONS, key=agreement))
+        return max(RESOLUTIONS[max(at - 1, 0) : at + 2], key=agreement)
+
+    return louvain(e, e.share("best resolution", choose))
 
 
 def _score(

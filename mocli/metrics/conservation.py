@@ -9,6 +9,7 @@ import numpy as np
 
 from mocli.metrics.clusters import (
     ARI_BOUNDS,
+    RESOLUTIONS,
     ari_best,
     graph_connectivity,
     label_widths,
@@ -92,7 +93,8 @@ def f1_isolated(e: Embedding) -> Iterable[Score]:
         return
     place = np.searchsorted(levels, label[labelled])
     best = np.zeros(len(levels))
-    for clusters in louvain(e).values():
+    for resolution in RESOLUTIONS:
+        clusters = louvain(e, resolution)
         best = np.maximum(best, _f1(place, clusters[labelled], len(levels)).max(axis=1))
     used = best[np.isin(levels, isolated_labels(e))]
     yield Score(float(used.mean()) if len(used) else math.nan, int(labelled.sum()))

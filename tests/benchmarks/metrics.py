@@ -28,7 +28,7 @@ def main():
     import torch
     from measure import emit, show, status_mb
 
-    from mocli.metrics.clusters import louvain
+    from mocli.metrics.clusters import RESOLUTIONS, louvain
     from mocli.metrics.embedding import neighbor_graph
     from mocli.metrics.registry import available_metrics
 
@@ -38,7 +38,7 @@ def main():
     shared = {
         "neighbours": lambda: e.neighbors,
         "neighbour graph": lambda: neighbor_graph(e),
-        "clusters": lambda: louvain(e),
+        "clusters": lambda: [louvain(e, resolution) for resolution in RESOLUTIONS],
     }
     metrics = {name: lambda one=one: one(e) for name, one in available_metrics().items()}
     rows, begun = [], time.perf_counter()

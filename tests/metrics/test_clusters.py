@@ -72,13 +72,29 @@ def test_the_best_resolution_is_that_of_the_best_nmi():
     e = sample(spread=0.9)
     cells, _ = neighbor_graph(e)
     label = e.joint_label[cells]
-    every = {r: (clusters.nmi(label, c), clusters.ari(label, c)) for r, c in clusters.louvain(e).items()}
+    found = {r: clusters.louvain(e, r) for r in clusters.RESOLUTIONS}
+    every = {r: (clusters.nmi(label, c), clusters.ari(label, c)) for r, c in found.items()}
     assert list(every) == pytest.approx(np.arange(1, 21) / 10)
     best = max(v[0] for v in every.values())
     assert len({v[0] for v in every.values()}) > 3
     assert value("nmi_best", e) == pytest.approx(best)
     assert any(v == pytest.approx((best, value("ari_best", e))) for v in every.values())
     assert value("nmi_best", e) >= value("nmi_louvain", e)
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.7, 0.9])
+def test_of_many_cells_some_resolutions_are_tried_and_then_those_beside_the_best(monkeypatch, spread):
+    monkeypatch.setattr(clusters, "EVERY_RESOLUTION", 0)
+    e, tried = sample(spread=spread), {}
+    found = clusters.louvain
+    monkeypatch.setattr(clusters, "louvain", lambda e, r: tried.setdefault(r, found(e, r)))
+    best = value("nmi_best", e)
+    cells, _ = neighbor_graph(e)
+    agreement = {r: clusters.nmi(e.joint_label[cells], c) for r, c in tried.items()}
+    assert best == pytest.approx(max(agreement.values()))
+    first = {0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0}
+    chosen = max(first, key=lambda r: (round(agreement[r], 9), -r))
+    assert set(tried) == first | {r for r in clusters.RESOLUTIONS if abs(r - chosen) < 0.11}
 
 
 def test_kmeans():
@@ -105,7 +121,7 @@ def test_unknown_labels_are_clustered_but_not_compared():
     some = Embedding(z=e.z, label=label)
     cells, _ = neighbor_graph(e)
     known = some.joint_label[cells] >= 0
-    expected = clusters.ari(e.joint_label[cells][known], clusters.louvain(e)[1.0][known])
+    expected = clusters.ari(e.joint_label[cells][known], clusters.louvain(e, 1.0)[known])
     (score,) = METRICS["ari_louvain"](some)
     assert (score.value, score.n) == (pytest.approx(expected), 180)
     assert METRICS["nmi_kmeans"](some)[0].n == 180
@@ -133,7 +149,7 @@ def test_clusters_for_users_are_those_of_the_metric_in_any_order(resolution):
     e = sample()
     cells, _ = neighbor_graph(e)
     codes = clusters.louvain_of(Nearest.of(e.joint), resolution)
-    assert adjusted_rand_score(clusters.louvain(e)[resolution], codes[cells]) == 1.0
+    assert adjusted_rand_score(clusters.louvain(e, resolution), codes[cells]) == 1.0
     sizes = np.bincount(codes)
     assert (np.diff(sizes) <= 0).all()
     order = np.random.default_rng(1).permutation(len(codes))

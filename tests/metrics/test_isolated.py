@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, silhouette_samples
 
-from mocli.metrics.clusters import louvain
+from mocli.metrics.clusters import RESOLUTIONS, louvain
 from mocli.metrics.conservation import f1_isolated, isolated_labels, silhouette_isolated
 from mocli.metrics.embedding import Embedding, neighbor_graph
 
@@ -67,8 +67,9 @@ def test_f1():
     e = embed(x, label, batch)
     cells, _ = neighbor_graph(e)
     true = label[cells]
+    every = [louvain(e, resolution) for resolution in RESOLUTIONS]
     expected = [
-        max(f1_score(true == level, found == c) for found in louvain(e).values() for c in np.unique(found))
+        max(f1_score(true == level, found == c) for found in every for c in np.unique(found))
         for level in (1, 3)
     ]
     (score,) = f1_isolated(e)
