@@ -23,6 +23,9 @@ from mocli.types import CSR, FloatArray, IntArray, NonZeros
 
 CELLS = "cells"
 
+AVERAGED = 1024
+"""Rows that are averaged at a time: the values of all their neighbours are held."""
+
 LEADING_BITS = 3
 """Bits of the number of non-zeros that padding keeps: four sizes from one power of two to the next."""
 
@@ -37,31 +40,42 @@ def densify(x: CSR | FloatArray) -> FloatArray:
 
 def dense_rows(features: FeatureMatrix, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
     """Return rows of a feature matrix, and of these some columns, dense and with the offset, `(n, m)`."""
-    values = averaged_rows(features, rows)
-    offset = features.offset
-    if columns is not None:
-        values = values[:, columns]
-        offset = None if offset is None else offset[columns]
-    x = densify(values)
-    return x if offset is None else x + offset
+    x, offset = averaged_rows(features, rows, columns), features.offset
+    if offset is None:
+        return x
+    return x + (offset if columns is None else offset[columns])
 
 
-def averaged_rows(features: FeatureMatrix, rows: IntArray) -> CSR | FloatArray:
-    """Return rows, each averaged with its neighbours where there are any, without the offset."""
+def averaged_rows(features: FeatureMatrix, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
+    """Return rows, each averaged with its neighbours where there are any, dense and without the offset."""
     neighbors, weight = features.neighbors, features.smoothing
     if neighbors is None or weight == 0:
-        return features.values[rows]
-    n, k = len(rows), neighbors.shape[1]
-    columns = np.concatenate([rows[:, None], neighbors[rows]], axis=1).ravel()
-    values = features.values
+        cut = features.values[rows]
+        return densify(cut if columns is None else cut[:, columns])
+    k = neighbors.shape[1]
+    weights = np.r_[1 - weight, np.full(k, weight / k)].astype(np.float32)
+    averages = np.empty((len(rows), features.n_vars if columns is None else len(columns)), np.float32)
+    for part in (slice(start, start + AVERAGED) for start in range(0, len(rows), AVERAGED)):
+        members = np.concatenate([rows[part, None], neighbors[rows[part]]], axis=1)
+        sums = _weighted_sums(features, members, weights)
+        averages[part] = sums if columns is None else sums[:, columns]
+    return averages
+
+
+def _weighted_sums(features: FeatureMatrix, members: IntArray, weights: FloatArray) -> FloatArray:
+    """Return the sums of rows `(n, m)`, by weight `(m,)`, dense."""
+    values, (n, m), members = features.values, members.shape, members.ravel()
     if features.on_disk:
-        read, columns = np.unique(columns, return_inverse=True)
+        read, members = np.unique(members, return_inverse=True)
         values = values[read]
-    weights = np.tile(np.r_[1 - weight, np.full(k, weight / k)].astype(np.float32), n)
-    average = sparse.csr_matrix(
-        (weights, columns, np.arange(0, n * (k + 1) + 1, k + 1)), shape=(n, values.shape[0])
-    )
-    return average @ values
+    if isinstance(values, np.ndarray):
+        ends = np.arange(0, n * m + 1, m)
+        return densify(sparse.csr_matrix((np.tile(weights, n), members, ends), (n, len(values))) @ values)
+    # one sparse row of all members' values, of which those of one feature are added up when it is made
+    # dense: a product of two sparse matrices takes five times as long
+    stored = values[members]
+    scaled = stored.data * np.repeat(np.tile(weights, n), np.diff(stored.indptr))
+    return densify(sparse.csr_matrix((scaled, stored.indices, stored.indptr[::m]), (n, values.shape[1])))
 
 
 class ResidentCsr:
@@ -145,7 +159,7 @@ class Rows:
     def take(self, index: Tensor) -> Tensor:
         """Return rows by number, `(B,)` int64, as `(B, n_vars)` float32 on the device, offset included."""
         if self._on_host:
-            x = torch.from_numpy(densify(averaged_rows(self._features, index.cpu().numpy()))).to(self.device)
+            x = torch.from_numpy(averaged_rows(self._features, index.cpu().numpy())).to(self.device)
         else:
             x = self._take_resident(index.cpu())
         return x if self._offset is None else x.add_(self._offset)

@@ -294,7 +294,8 @@ def test_minibatches_on_cuda_equal_those_on_the_cpu():
 
 
 @pytest.mark.parametrize("dense", [True, False])
-def test_rows_averaged_over_neighbours_equal_brute_force(dense):
+def test_rows_averaged_over_neighbours_equal_brute_force(dense, monkeypatch):
+    monkeypatch.setattr("mocli.data.batches.AVERAGED", 3)
     rng = np.random.default_rng(3)
     x = rng.poisson(0.5, size=(20, 7)).astype(np.float32)
     offset = rng.normal(size=7).astype(np.float32)
@@ -305,6 +306,8 @@ def test_rows_averaged_over_neighbours_equal_brute_force(dense):
     index = torch.tensor([3, 3, 19, 0])
     got = Rows(features, "cpu").take(index).numpy()
     np.testing.assert_allclose(got, expected[index], rtol=1e-5, atol=1e-6)
+    some = dense_rows(features, index.numpy(), np.array([5, 0]))
+    np.testing.assert_allclose(some, expected[index][:, [5, 0]], rtol=1e-5, atol=1e-6)
     weights = torch.tensor([0.3] + [0.7 / 4] * 4)
     bags = torch.cat([index[:, None], torch.from_numpy(near[index])], dim=1)
     resident = ResidentCsr(sparse.csr_matrix(x), torch.device("cpu")).take(bags, weights)
