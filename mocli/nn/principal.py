@@ -7,7 +7,7 @@ sparse throughout, and the effect of a changed feature on the components can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
 EXTRA, POWERS = 10, 4
 FIT_CELLS, ROWS = 20_000, 8_192
 """Cells that joint components are fitted on, and rows that are placed at a time."""
+OWN = 50
+"""Components of each modality that cleaned joint components are made of, unless more are asked for."""
 
 LEAST_SCALE = 0.05
 """Added to the scale of a column, so that what is hardly ever measured does not lead."""
@@ -38,16 +40,17 @@ class Principal(NamedTuple):
         return np.asarray(x @ self.loadings - self.mean @ self.loadings)
 
 
-def principal_components(x: CSR | FloatArray, k: int, *, seed: int, scaled: bool = False) -> Principal:
+def principal_components(x: CSR | FloatArray, k: int, *, seed: int, scaling: float = 0.0) -> Principal:
     """Fit on `(n, p)` by a randomised range finder (Halko et al. 2011); at most min(n, p) components.
 
     The matrix is centred in the products only, so that a sparse one stays sparse. The largest loading of a
-    component is positive. `scaled` divides columns by their root mean square and `LEAST_SCALE`, which the
-    loadings then contain: otherwise the most frequent of many sparse columns would dominate.
+    component is positive. Columns are divided by a power, `scaling`, of their root mean square and
+    `LEAST_SCALE`, which the loadings then contain: with 0 the most frequent of many sparse columns dominate,
+    with 1 the noise of rare ones counts for as much, and 0.5 lies between (Pareto scaling).
     """
     n, p = x.shape
-    if scaled:
-        scale = 1 / (_root_mean_square(x) + LEAST_SCALE)
+    if scaling:
+        scale = (_root_mean_square(x) + LEAST_SCALE) ** -scaling
         even = x * scale if isinstance(x, np.ndarray) else (x @ sparse.diags(scale)).tocsr()
         fitted = principal_components(even, k, seed=seed)
         return Principal(fitted.loadings * scale[:, None], fitted.mean / scale, fitted.total)
@@ -105,44 +108,79 @@ class Measured(NamedTuple):
 
 
 def joint_components(
-    modalities: Sequence[Measured], n_cells: int, k: int, *, batch: IntArray | None, seed: int
+    modalities: Sequence[Measured],
+    n_cells: int,
+    k: int,
+    *,
+    batch: IntArray | None,
+    seed: int,
+    cleaned: bool = False,
 ) -> DoubleArray:
     """Principal components of all modalities side by side, `(n_cells, k)`; missing components are zero.
 
     Each modality weighs by the share of its variance that its own components explain, and a modality that a
     cell lacks counts as the mean. Levels of the batch, codes `(n_cells,)`, are centred. Components are
     fitted on 20,000 cells at most.
+
+    Args:
+        cleaned: Scale counts by half, as frequent ones vary most (the spread of other values is taken as
+            meant), and shrink the 50 components of a modality to what they vary more than the last of them,
+            which is taken for noise where features are left over.
     """
-    fits = [_fitted(m, k, seed) for m in modalities]
-    ends = np.cumsum([0, *(fitted.loadings.shape[1] for fitted, _ in fits)])
-    blocks = np.zeros((n_cells, ends[-1]), np.float32)
-    for m, (fitted, scale), a, b in zip(modalities, fits, ends[:-1], ends[1:], strict=True):
-        for start in range(0, len(m.cells) if scale > 0 else 0, ROWS):
-            some = slice(start, start + ROWS)
-            blocks[m.cells[some], a:b] = fitted.scores(m.even(some)) / scale
+    own = [_own(m, max(k, OWN) if cleaned else k, seed, cleaned=cleaned) for m in modalities]
+    drawn = drawn_rows(n_cells, FIT_CELLS, seed=seed)
+    place = np.full(n_cells, -1)
+    place[drawn] = np.arange(len(drawn))
     present = np.zeros((n_cells, 1))
     for m in modalities:
         present[m.cells] += 1 / len(modalities)
-    blocks /= np.maximum(present, 1 / len(modalities))
-    if batch is not None:
-        levels = np.unique(batch, return_inverse=True)[1]
-        sums = np.zeros((levels.max() + 1, blocks.shape[1]))
-        np.add.at(sums, levels, blocks)
-        blocks -= (sums / np.bincount(levels)[:, None])[levels]
+    weight = 1 / np.maximum(present, 1 / len(modalities))
+    levels = np.zeros(n_cells, np.intp) if batch is None else np.unique(batch, return_inverse=True)[1]
+    ends = np.cumsum([0, *(fitted.loadings.shape[1] for fitted in own)])
+    blocks = np.zeros((len(drawn), ends[-1]))
+    for m, fitted, a, b in zip(modalities, own, ends[:-1], ends[1:], strict=True):
+        for cells, scores in _placed(m, fitted, np.flatnonzero(place[m.cells] >= 0)):
+            blocks[place[cells], a:b] = scores
+    joint = principal_components(_centred(blocks * weight[drawn], levels[drawn]), k, seed=seed).loadings
     z = np.zeros((n_cells, k))
-    some_cells = drawn_rows(n_cells, FIT_CELLS, seed=seed)
-    fitted = principal_components(blocks[some_cells].astype(np.float64), k, seed=seed)
-    for start in range(0, n_cells, ROWS):
-        z[start : start + ROWS, : fitted.loadings.shape[1]] = fitted.scores(blocks[start : start + ROWS])
-    return z
+    for m, fitted, a, b in zip(modalities, own, ends[:-1], ends[1:], strict=True):
+        to_joint = fitted._replace(loadings=fitted.loadings @ joint[a:b])
+        for cells, scores in _placed(m, to_joint, np.arange(len(m.cells))):
+            z[cells, : joint.shape[1]] += scores
+    return _centred(z * weight, levels)
 
 
-def _fitted(m: Measured, k: int, seed: int) -> tuple[Principal, float]:
-    """Components of one modality, and the root of its variance, by which its scores are divided."""
+def _placed(m: Measured, fitted: Principal, rows: IntArray) -> Iterator[tuple[IntArray, DoubleArray]]:
+    """Yield cells and their scores, `(n, k)`, some rows of a modality at a time."""
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        yield m.cells[some], fitted.scores(m.even(some))
+
+
+def _centred(x: DoubleArray, levels: IntArray) -> DoubleArray:
+    """Subtract from rows `(n, d)` the mean of those of their level, `(n,)` from 0."""
+    if not len(x):
+        return x
+    sums = np.zeros((levels.max() + 1, x.shape[1]))
+    np.add.at(sums, levels, x)
+    return np.asarray(x - (sums / np.maximum(np.bincount(levels), 1)[:, None])[levels])
+
+
+def _own(m: Measured, k: int, seed: int, *, cleaned: bool) -> Principal:
+    """Components of one modality, in units of the root of all its variance per cell."""
     chosen = drawn_rows(len(m.cells), FIT_CELLS, seed=seed)
-    fitted = principal_components(m.even(chosen), k, seed=seed)
+    x = m.even(chosen)
+    fitted = principal_components(x, k, seed=seed, scaling=0.5 if cleaned and m.depth is not None else 0.0)
     # per cell, so that modalities with more cells weigh no more
-    return fitted, math.sqrt(fitted.total / max(len(chosen), 1))
+    unit = math.sqrt(fitted.total / max(len(chosen), 1))
+    factor = np.full(fitted.loadings.shape[1], 1 / unit if unit > 0 else 0.0)
+    if cleaned and len(factor) < x.shape[1]:
+        variance = np.square(fitted.scores(x)).mean(0)
+        above = np.divide(
+            variance - variance.min(initial=np.inf), variance, where=variance > 0, out=0 * variance
+        )
+        factor *= np.sqrt(above)
+    return fitted._replace(loadings=fitted.loadings * factor)
 
 
 FORMS = ("lognorm", "tfidf", "clr", "binary", "identity")

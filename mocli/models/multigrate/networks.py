@@ -19,7 +19,7 @@ from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, ContinuousResponse, InputLinear
 from mocli.nn.neighbors import drawn_rows, knn, neighbor_mean
 from mocli.nn.principal import Measured, joint_components, principal_components
-from mocli.types import CSR, FloatArray, NonZeros
+from mocli.types import CSR, FloatArray, ModalityKind, NonZeros
 
 FIT_CELLS = 20_000
 """Cells that components are fitted on."""
@@ -164,7 +164,7 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
     """
     values = FeatureMatrix(m.features.some(FIT_CELLS, seed=seed), m.features.names)
     x = _seen(values, likelihood_named(m.likelihood or "normal"), form)
-    fitted = principal_components(x, k, seed=seed, scaled=True)
+    fitted = principal_components(x, k, seed=seed, scaling=1.0)
     scores = fitted.scores(x)
     # beyond the rank a component may be anything, such as a feature that was never seen
     real = scores.std(0) > 1e-6 * max(float(scores.std()), 1e-12)
@@ -205,7 +205,8 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
     """Return anchors `(n_cells, d)` and which cells have one, `(n_cells,)`: those with all modalities.
 
     Joint principal components hold the main variation of all modalities together, and averaging over
-    neighbours removes noise: a likelihood alone spreads noise of single features over all dimensions.
+    neighbours removes noise: a likelihood alone spreads noise of single features over all dimensions. With
+    peaks, which are shallow, the components are cleaned (`joint_components`).
     Anchors have unit variance on average.
     """
     whole = np.flatnonzero((bundle.rows >= 0).all(1))
@@ -221,7 +222,11 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
             )
             for column, m in enumerate(bundle.modalities.values())
         ]
-        points = joint_components(modalities, len(whole), params.n_latent, batch=None, seed=seed)
+        # measured: of RNA with proteins no more is told apart by it
+        cleaned = any(m.kind is ModalityKind.ATAC for m in bundle.modalities.values())
+        points = joint_components(
+            modalities, len(whole), params.n_latent, batch=None, seed=seed, cleaned=cleaned
+        )
         if bundle.batch is not None:
             points = mix_batches(points, bundle.batch.codes[whole], seed=seed)
         points = points.astype(np.float32)

@@ -15,6 +15,7 @@ from mocli.models.multigrate.model import Multigrate, _n_components
 from mocli.models.multigrate.networks import anchors, components, log_dispersion
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
+from mocli.nn.principal import Measured, joint_components
 from mocli.types import ModalityKind, Pairing, Preset
 
 N, P = 24, {"rna": 9, "atac": 12, "prot": 4}
@@ -415,6 +416,30 @@ def test_neighbours_take_noise_out_of_anchors():
     order = distance.topk(4, largest=False).indices
     mean = 0.5 * plain + 0.5 * plain[order].mean(1)
     torch.testing.assert_close(near, mean / mean.std(correction=0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kinds", [("rna", "atac", "prot"), ("rna", "prot")])
+def test_anchors_are_cleaned_where_there_are_peaks(kinds):
+    data = bundle(pairing=Pairing.PAIRED, continuous=0)
+    data = replace(
+        data,
+        modalities={k: data.modalities[k] for k in kinds},
+        rows=np.tile(np.arange(N)[:, None], len(kinds)),
+        batch=None,
+    )
+    points, _ = anchors(data, replace(MultigrateParams(), n_latent=3, anchor_neighbors=0), seed=0)
+    every = np.arange(N)
+    modalities = [
+        Measured(m.features.values, every, every, m.features.median_total() if m.is_counted else None)
+        for m in data.modalities.values()
+    ]
+    cleaned, plain = (
+        joint_components(modalities, N, 3, batch=None, seed=0, cleaned=c) for c in (True, False)
+    )
+    expected, other = (cleaned, plain) if "atac" in kinds else (plain, cleaned)
+    for z, alike in ((expected, True), (other, False)):
+        r = np.abs(np.diag(np.corrcoef(points.numpy().T, z.T)[:3, 3:])).min()
+        assert (r > 1 - 1e-6) == alike
 
 
 def test_counts_begin_at_the_dispersion_of_their_moments():
