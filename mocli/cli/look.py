@@ -13,6 +13,7 @@ from mocli.data.files.inspect import (
     conditions_told_by,
     inspect_modality,
     nesting,
+    perturbed_like,
 )
 from mocli.errors import MocliError
 from mocli.tasks.prepare.choice import choose
@@ -39,6 +40,7 @@ class Prospect:
         plan: What a run would use, by modality; cells, model and command as lines.
         nested: Columns like batches, and the columns like conditions in which each of their levels lies in
             one.
+        screened: Columns that say which feature was perturbed in a cell, with the level of the controls.
         problems: What must be fixed first, and how; `exit_code` of the first.
     """
 
@@ -47,6 +49,7 @@ class Prospect:
     choices: dict[str, str] = field(default_factory=dict)
     plan: list[str] = field(default_factory=list)
     nested: dict[str, list[str]] = field(default_factory=dict)
+    screened: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     exit_code: int = 0
 
@@ -72,6 +75,7 @@ def look_at(inputs: Sequence[str]) -> Prospect:
     for file, facts in zip(files, prospect.modalities, strict=True):
         told = {batch: conditions_told_by(file.obs, batch) for batch in facts.batches}
         prospect.nested |= {batch: conditions for batch, conditions in told.items() if conditions}
+        prospect.screened |= perturbed_like(file.obs, file.var.index)
     names = [list(map(str, file.obs.index)) for file in files]
     relation = relate_files(files, data.pairing)
     for (i, first), (j, second) in combinations(enumerate(files), 2):
@@ -126,7 +130,11 @@ def _commands(inputs: Sequence[str], prospect: Prospect, *, links: bool) -> list
         ]
         common.sort(key=lambda c: -sum(c in k for k in column_sets))
         words += [option, common[0]] if common else []
-    return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
+    lines.append(f"next: {shlex.join([*words, '-o', 'out.h5mu'])}")
+    for column, control in list(prospect.screened.items())[:1]:
+        screen = ["mocli", "perturb", *inputs, "--from", f"{column}={control}", "--truth", column]
+        lines.append(f"or: {shlex.join([*screen, '-o', 'screen.tsv'])}")
+    return lines
 
 
 def _proteins_first(inputs: Sequence[str], modalities: Sequence[ModalityFacts]) -> list[str]:
@@ -157,6 +165,7 @@ def as_lines(prospect: Prospect) -> list[str]:
     lines += [f"{name}: {line}" for name, line in columns.items()]
     sentences = [nesting(batch, conditions) for batch, conditions in prospect.nested.items()]
     lines += [f"  look: {'; '.join(sentences)}"] if sentences else []
+    lines += [f"screen: {', '.join(prospect.screened)} like perturbed features"] if prospect.screened else []
     lines += prospect.plan
     if prospect.problems:
         return [*lines, "to mend:", *(f"- {problem}" for problem in prospect.problems)]

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.files.contents import look
+from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
@@ -108,16 +109,25 @@ _SAID = {
 def _open(source: str, values: str) -> Expression:
     files = open_inputs([source])
     if len(files) != 1:
+        names = [*(f.name for f in files), *_imputed(parse_source(source).path)]
         raise UsageError(
             "only one modality is exported at a time",
             file=source,
-            found=", ".join(f.name for f in files),
-            hint=f"name one: {source}::{files[0].name}",
+            found=", ".join(names),
+            hint=f"name one: {source}::{names[-1]}",
         )
     if values == "auto":
         kind = look(files[0].sample())
         values = {ValueKind.COUNTS: "counts", ValueKind.POSITIVE: "normalised"}.get(kind, "log")
     return Expression(files[0], values)
+
+
+def _imputed(path: Path) -> list[str]:
+    """Imputed modalities of an .h5mu, which no other subcommand takes as an input."""
+    if path.suffix != ".h5mu":
+        return []
+    with open_h5(path) as h5:
+        return [name for name in h5["mod"] if name.endswith("_imputed")]
 
 
 def _refuse_repeats(file: ModalityFile) -> None:

@@ -27,6 +27,18 @@ def doctor(capsys, *words):
     return code, captured.out.splitlines()
 
 
+def test_a_screen_with_guides_is_told_by_its_controls_and_genes(demo, tmp_path, capsys):
+    a = ad.read_h5ad(demo / "rna.h5ad")
+    genes = [*a.var_names[:4], "non-targeting"]
+    a.obs["guide_target"] = [genes[i % 5] for i in range(a.n_obs)]
+    a.obs["condition"] = ["ctrl" if i % 2 else "stim" for i in range(a.n_obs)]  # has a control, and no genes
+    a.write_h5ad(tmp_path / "screen.h5ad")
+    _, lines = doctor(capsys, tmp_path / "screen.h5ad")
+    assert "screen: guide_target like perturbed features" in lines
+    words = "--from guide_target=non-targeting --truth guide_target -o screen.tsv"
+    assert lines[-2] == f"or: mocli perturb {tmp_path / 'screen.h5ad'} {words}"
+
+
 def test_a_multiome_is_ready(demo, capsys):
     code, lines = doctor(capsys, demo / "multiome.h5mu")
     assert (code, lines[-1]) == (0, "ready")

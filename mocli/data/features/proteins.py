@@ -15,6 +15,7 @@ import numpy as np
 
 from mocli.data.features.index import FeatureIndex, Features, Miss, Proposal
 from mocli.errors import nearest, some
+from mocli.types import IntArray
 
 # How a name was read, in the order of trust.
 AS_WRITTEN = "as written"
@@ -377,6 +378,32 @@ def link_panels(a: Features, b: Features) -> Proposal:
     ]
     notes = (*_notes(a, meanings[0]), *_notes(b, meanings[1]))
     return Proposal(source, target, np.ones(len(source)), tuple(failed), notes)
+
+
+ANTIGEN = "by their antigen"
+"""How the log calls proteins of another panel that were found so."""
+
+
+def same_antigens(
+    positions: IntArray, wanted: Features, own: Features
+) -> tuple[IntArray, list[tuple[str, str]]]:
+    """Find proteins that were not found by name by the antigen, however it is called.
+
+    An antigen counts that one protein of either panel has.
+
+    Args:
+        positions: Among `own` of each protein that is wanted, -1 for none, `(n_wanted,)`.
+
+    Returns:
+        The positions, and pairs of the name wanted and the name of the protein found by its antigen.
+    """
+    same = link_panels(wanted, own)
+    once = [np.bincount(side, minlength=1)[side] == 1 for side in (same.source, same.target)]
+    is_new = once[0] & once[1] & (positions[same.source] < 0) & ~np.isin(same.target, positions)
+    positions = positions.copy()
+    positions[same.source[is_new]] = same.target[is_new]
+    pairs = zip(same.source[is_new].tolist(), same.target[is_new].tolist(), strict=True)
+    return positions, [(wanted.names[k], own.names[other]) for k, other in pairs]
 
 
 def _identity(name: str, meaning: Meaning) -> str:

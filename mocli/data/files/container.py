@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,8 +43,10 @@ _FOREIGN = (
 )
 
 
-def open_source(source: Source) -> list[ModalityFile]:
+def open_source(source: Source, used: Collection[str] = ()) -> list[ModalityFile]:
     """Open the modalities of one file that its text asks for, imputed ones left out.
+
+    `used`: keys of the file's obsm that are inputs of their own.
 
     Raises:
         UsageError: One name for several modalities.
@@ -72,7 +74,7 @@ def open_source(source: Source) -> list[ModalityFile]:
             if "X" in h5 and (text_attr(h5["X"], "encoding-type") or "").startswith("csr"):
                 note = raw_note(h5, "X", source.path)
             if source.modality is None and len(files) == 1:
-                note = note or note_on_obsm(source.path, h5)
+                note = note or note_on_obsm(source.path, h5, used)
         else:
             raise _foreign(source, list(h5))
     if note is not None:

@@ -449,7 +449,12 @@ def open_inputs(
             repeated cell names, with fewer than two cells or without features; or files of one modality share
             too few features.
     """
-    opened = [(source, open_source(source)) for source in map(parse_source, texts)]
+    sources = list(map(parse_source, texts))
+    opened = []
+    for source in sources:
+        others = [s.modality or "" for s in sources if s.path == source.path]
+        used = [of.removeprefix("obsm:") for of in others if of.startswith("obsm:")]
+        opened.append((source, open_source(source, used)))
     return gather(opened, kinds=kinds or {})
 
 

@@ -43,6 +43,12 @@ _STYLES = {
 }
 MOST_LEVELS = 200
 MOST_CONDITIONS = 12
+_PERTURBED = re.compile(r"perturb|guide|condition|treatment|target|knock|grna|sgrna|gene")
+_UNPERTURBED = re.compile(
+    r"control|controls|ctrl|unperturbed|negctrl|nt|non[-_ ]?targeting(?:[-_ ]control)?|safe[-_ ]?targeting"
+)
+FEWEST_PERTURBED = 3
+"""Levels beside the control of a column that says what was perturbed in a cell."""
 FEWEST_COUNTS = 100
 """Barcodes with fewer counts than this hold no cell."""
 
@@ -112,6 +118,21 @@ def batch_like(obs: pd.DataFrame) -> dict[str, int]:
 def condition_like(obs: pd.DataFrame) -> dict[str, int]:
     """Columns of obs that look like conditions by their names, with their number of levels, 2 to 12."""
     return _like(obs, _CONDITION, _BATCH, _LABEL, most=MOST_CONDITIONS)
+
+
+def perturbed_like(obs: pd.DataFrame, features: pd.Index) -> dict[str, str]:
+    """Columns of obs that say what was perturbed in a cell, with the level of the control cells.
+
+    Such a column has a control, and levels that are features, alone or in pairs (`A+B`).
+    """
+    found = {}
+    for column in (c for c in obs.columns if _PERTURBED.search(str(c).lower())):
+        levels = [str(level) for level in pd.unique(with_missing(obs[column]).dropna())]
+        control = [level for level in levels if _UNPERTURBED.fullmatch(level.lower())]
+        parts = {part for level in levels for part in re.split(r"[+,;|&_]", level)}
+        if control and len(levels) > FEWEST_PERTURBED and features.isin(parts).sum() >= FEWEST_PERTURBED:
+            found[str(column)] = control[0]
+    return found
 
 
 def _like(

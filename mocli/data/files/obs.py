@@ -75,7 +75,10 @@ def find_column(
         file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
         field=f"obs['{key}']",
         found=some(columns, 12) or "no columns",
-        hint=did_you_mean(key, columns, "columns"),
+        hint=did_you_mean(key, columns, "columns")
+        if columns
+        else "files of 10x hold no columns of cells: write an .h5ad or .h5mu with the column in obs, or "
+        "leave the option out",
     )
 
 
@@ -289,9 +292,12 @@ def of_obsm(path: Path, key: str) -> MemoryModality:
     return MemoryModality(name, kind, path, f"obsm:{key}", "obsm", obs, var, arrays={"X": x})
 
 
-def note_on_obsm(path: Path, h5: h5py.File) -> str | None:
-    """Say which matrix of obsm is named like a modality, and how it is used as one; None where none is."""
-    for key in _keys(h5):
+def note_on_obsm(path: Path, h5: h5py.File, used: Collection[str] = ()) -> str | None:
+    """Say which matrix of obsm is named like a modality, and how it is used as one; None where none is.
+
+    `used`: keys that are inputs already.
+    """
+    for key in (k for k in _keys(h5) if k not in used):
         kind = None if key.startswith("X_") else name_in_stem(key)
         if kind is not None:
             return (

@@ -10,13 +10,15 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from mocli.data.features.index import FALLBACKS, FeatureIndex, features_of
+from mocli.data.features.index import FALLBACKS, FeatureIndex, Features, features_of
 from mocli.data.features.intervals import by_overlap
+from mocli.data.features.proteins import ANTIGEN, same_antigens
 from mocli.data.files.contents import choose_layer
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
+from mocli.report.figures import plural
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
 
@@ -100,6 +102,7 @@ def align(
 ) -> Aligned:
     """Match a file's features with those of a saved model by name, in another spelling where that is clear.
 
+    Proteins of another panel are also matched by their antigen.
     Peaks of another call, which have other names, are matched by overlap; see `by_overlap`.
 
     Raises `InputError`: more than half of the model's features are absent, or no layer holds values like
@@ -108,15 +111,20 @@ def align(
     entry = saved.modalities[name]
     wanted = pd.Index(entry["var_names"])
     own_names = pd.Index(file.var.index.astype(str))
-    positions, fallbacks = FeatureIndex(features_of([file])[0]).find_each(list(map(str, wanted)))
+    own, kind = features_of([file])[0], ModalityKind(entry["kind"])
+    positions, fallbacks = FeatureIndex(own).find_each(list(map(str, wanted)))
+    if kind is ModalityKind.PROT:
+        positions, by_antigen = same_antigens(positions, Features(name, kind, tuple(map(str, wanted))), own)
+        fallbacks |= {ANTIGEN: by_antigen} if by_antigen else {}
     present = positions >= 0
     selection = _selection(positions, len(own_names))
     notes = [
-        f"{len(pairs):,} features of the model were found {FALLBACKS[how]} "
+        f"{plural(len(pairs), 'feature')} of the model {'was' if len(pairs) == 1 else 'were'} found "
+        f"{FALLBACKS.get(how, how)} "
         f"('{pairs[0][1]}' is the model's '{pairs[0][0]}')"
         for how, pairs in fallbacks.items()
     ]
-    if present.mean() < LEAST_OVERLAP and ModalityKind(entry["kind"]) is ModalityKind.ATAC:
+    if present.mean() < LEAST_OVERLAP and kind is ModalityKind.ATAC:
         selection = by_overlap(list(own_names), list(map(str, wanted)))
         present = np.asarray(selection.getnnz(axis=0)) > 0
         parts = selection.getnnz(axis=1)
@@ -134,7 +142,8 @@ def align(
             found=", ".join(own_names[:5]),
             expected=", ".join(wanted[:5]),
             hint=naming_hint(own_names, wanted, "the model")
-            or "the cells need the same features, under the same names",
+            or "the cells need the same features, under the same names; measured by another panel, leave "
+            f"{file.name} out (FILE::MODALITY takes one modality of a file)",
         )
     for words in notes:
         warn(f"{file.name}: {words}")

@@ -113,9 +113,9 @@ def _column_names(query: Query) -> dict[str, str]:
 
 def _seen(query: Query, name: str) -> BoolArray:
     """Say which features of a query's file the model sees, `(n_vars,)`."""
-    entry, recipe = query.saved.modalities[name], query.saved.recipes[name]
-    names = np.array(entry["var_names"], dtype=object)[recipe.selected]
-    return query.aligned[name].file.var.index.isin(names)
+    of_model = query.aligned[name].selection[:, query.saved.recipes[name].selected]
+    seen: BoolArray = np.asarray(of_model.getnnz(axis=1)) > 0
+    return seen
 
 
 def _warn_known(run: Run, query: Query, atlas: Atlas) -> None:

@@ -13,7 +13,8 @@ import pandas as pd
 from mocli.data.write.blocks import Block, NewModality
 from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import write_file
-from mocli.report.figures import Entry, column_table, figure, plural, spoken
+from mocli.errors import some
+from mocli.report.figures import Entry, column_table, figure, metric_value, plural, spoken
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
 from mocli.tasks.perturb.effects import Predicted, TargetReader
@@ -235,6 +236,18 @@ def _report_truth(run: Run, truth: Truth) -> None:
             "how much of the measured change is more than noise (both halves share the control cells)",
         ),
     }
+    is_predicted, beside = table["direction"] != "", []
+    if not is_predicted.all():
+        # the model and the mean are only compared over the same perturbations
+        same = float(table["baseline_pearson"][is_predicted].median())
+        beside = [f"the mean change of the others gives {metric_value(same)} over the same"]
+        names = list(table["feature"][~is_predicted])
+        run.say(
+            f"  the model predicts {table['feature'][is_predicted].nunique():,} of {len(truth.targets):,} "
+            f"perturbations: it takes no feature that the others name ({some(names, 6)})"
+        )
+        title, definition = definitions["pearson"]
+        definitions["pearson"] = title, "; ".join([definition, *beside])
     for column, (title, definition) in definitions.items():
         values = table[column].dropna()
         run.report.metrics[f"perturbation_{column}_median"] = figure(
@@ -244,7 +257,7 @@ def _report_truth(run: Run, truth: Truth) -> None:
         )  # fmt: skip
         if len(values):
             key = f"perturbation_{column}_median"
-            run.say(spoken(key, run.report.metrics[key]))
+            run.say(spoken(key, run.report.metrics[key], *(beside if column == "pearson" else ())))
     for column, title in (
         ("baseline_rmse", "Error of the mean of others"),
         ("best_rmse", "Error of the best way"),
@@ -305,6 +318,7 @@ def _ways_table(truth: Truth, sentence: str) -> Entry:
                     name,
                     int(finite.sum()),
                     float(np.median(scores[finite])),
+                    float(np.median(responses.scores[MEAN][finite])),
                     float(scores[finite].mean()),
                     error,
                 ]
@@ -315,7 +329,14 @@ def _ways_table(truth: Truth, sentence: str) -> Entry:
         "shared features: a linear model on which features were perturbed together; additive: the sum of "
         "both singles; ridge: linear models on embeddings of the perturbed feature, with their penalty; "
         "model: the trained model's own prediction; stacked: all of them, weighted by the other targets.",
-        ["way", "perturbations", "median correlation", "mean correlation", "mean error"],
+        [
+            "way",
+            "perturbations",
+            "median correlation",
+            "median correlation of the mean, same perturbations",
+            "mean correlation",
+            "mean error",
+        ],
         rows,
     )
 

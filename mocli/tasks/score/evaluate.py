@@ -17,7 +17,7 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
 from mocli.nn.neighbors import drawn_rows
-from mocli.report.figures import Entry, duration, plural, spoken, table
+from mocli.report.figures import Entry, duration, metric_value, plural, spoken, table
 from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.guard import return_freed_memory
 from mocli.tasks.run.run import Run
@@ -347,7 +347,7 @@ def describe_scores(run: Run, scores: Scores) -> None:
     for key in shown:
         entry = scores.metrics[key]
         beside = [
-            f"{b['title']} {b['metrics'][key]['value']:.3f}"
+            f"{b['title']} {metric_value(b['metrics'][key]['value'])}"
             for b in scores.baselines.values()
             if b["metrics"].get(key, {}).get("value") is not None
         ]
@@ -357,16 +357,20 @@ def describe_scores(run: Run, scores: Scores) -> None:
     for baseline in (b for b in scores.baselines.values() if not b.get("is_bound")):
         both = [k for k in leading if baseline["metrics"].get(k, {}).get("value") is not None]
         worse = [k for k in both if _worse(scores.metrics[k], baseline["metrics"][k])]
+        is_better = (
+            f"'{baseline['title']}', which needs no training, is better in {len(worse)} of "
+            f"{plural(len(both), 'leading metric')} ({', '.join(worse[:4])})"
+        )
         if 2 * len(worse) > len(both) > 1:
-            run.warn(
-                f"'{baseline['title']}', which needs no training, is better in {len(worse)} of {len(both)} "
-                f"leading metrics ({', '.join(worse[:4])}): check the report before you use this latent"
-            )
+            run.warn(f"{is_better}: check the report before you use this latent")
+        elif worse:
+            run.say(f"  {is_better}: small differences of one seed may be chance, see the report")
 
 
 def _worse(ours: Entry, other: Entry) -> bool:
     sign = 1 if ours["better"] == "higher" else -1
-    return sign * (ours["value"] or 0.0) < sign * (other["value"] or 0.0)
+    is_less = sign * (ours["value"] or 0.0) < sign * (other["value"] or 0.0)
+    return is_less and metric_value(ours["value"]) != metric_value(other["value"])
 
 
 def _name(key: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from mocli.data.features.proteins import (
     key,
     link_genes,
     link_panels,
+    same_antigens,
 )
 from mocli.types import ModalityKind
 
@@ -331,3 +333,17 @@ def test_panels_are_linked_by_antigen_not_by_gene():
         ("Own1", "own1"),
     }
     assert [(miss.modality, miss.name) for miss in made.misses] == [("prot", "CD45RA")]
+
+
+def test_proteins_of_another_panel_are_found_by_an_antigen_that_one_protein_of_either_has():
+    wanted = Features("prot", ModalityKind.PROT, ("CD4", "C-kit (CD117)", "PD-1", "CD3", "IgG1", "CD152"))
+    own = Features(
+        "prot", ModalityKind.PROT, ("cd117", "CD4", "CD279", "PD-1 (CD279)", "IgG1", "CTLA4", "CD3")
+    )
+    positions, pairs = same_antigens(np.array([1, -1, -1, 6, -1, -1]), wanted, own)
+    # PD-1 is twice in the other panel, and isotype controls are no antigens
+    assert positions.tolist() == [1, 0, -1, 6, -1, 5]
+    assert pairs == [("C-kit (CD117)", "cd117"), ("CD152", "CTLA4")]
+    # a protein that was found by name is not found once more
+    positions, pairs = same_antigens(np.array([-1, -1, 0, -1, -1, -1]), wanted, own)
+    assert positions[1] == -1

@@ -559,6 +559,7 @@ def test_a_matrix_of_obsm_is_a_modality(tmp_path, named):
     assert (rna.name, rna.kind) == ("rna", "rna")
     assert f"add the input {path}::obsm:protein_expression" in rna.notes[0]
     rna, prot = open_inputs([path, f"{path}::obsm:protein_expression"])
+    assert not rna.notes  # what is an input is used
     assert (prot.name, prot.kind, list(prot.var.index)) == ("prot", "prot", ["CD3", "CD4"])
     assert np.array_equal(prot.read().toarray(), proteins)
     assert prot.obs["batch"].tolist() == ["a", "b", "a"]

@@ -113,3 +113,10 @@ def test_each_modality_may_have_a_column_of_its_own():
     # a column may itself be called so
     odd = File(pd.DataFrame({"rna=type,prot=gated": ["u", "v"]}, index=["a", "b"]))
     assert list(find_column([odd], "rna=type,prot=gated")["rna"]) == ["u", "v"]
+
+
+def test_a_matrix_of_10x_is_said_to_hold_no_columns():
+    file = File(pd.DataFrame(index=list("ab")))
+    with pytest.raises(InputError, match="no modality has the column 'kind'") as error:
+        find_labels([file], "kind", option="--label-key")
+    assert "files of 10x hold no columns of cells: write an .h5ad or .h5mu" in error.value.hint

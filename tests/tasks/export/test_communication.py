@@ -147,3 +147,19 @@ def test_no_input_is_written_over(cells):
                 spatial=str(folder / "spots.h5ad"), force=True,
             )  # fmt: skip
     assert (folder / "spots.h5ad").read_bytes() == spots
+
+
+def test_a_file_of_several_modalities_names_the_imputed_one(tmp_path):
+    import mudata
+
+    def part(name):
+        var = pd.DataFrame(index=[f"{name}{k}" for k in range(2)])
+        return ad.AnnData(np.ones((3, 2), np.float32), obs=pd.DataFrame(index=list("abc")), var=var)
+
+    with mudata.set_options(pull_on_update=False):
+        parts = {name: part(name) for name in ("rna", "prot", "prot_imputed")}
+        mudata.MuData(parts).write_h5mu(tmp_path / "filled.h5mu")
+    with pytest.raises(UsageError, match="only one modality") as error:
+        export(f"{tmp_path / 'filled.h5mu'}", tmp_path / "x", to="cellphonedb", label_key="t")
+    assert error.value.found == "rna, prot, prot_imputed"
+    assert error.value.hint.endswith("filled.h5mu::prot_imputed")

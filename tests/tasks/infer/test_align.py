@@ -1,5 +1,7 @@
 """New cells through a saved model: training cells land where they were, features are found by name."""
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mocli.data.demo import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import align, check_modality, find_modality, place, project
+from mocli.tasks.integrate.reference import _seen
 from mocli.tasks.trained.saved import load_model
 
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}
@@ -136,6 +139,20 @@ def test_features_that_are_absent_are_said_and_do_not_stop(trained, variant):
     assert "of the model's 400 features are absent and get the training cells' mean" in warnings[0]
     # unit vectors: most cells point where they did
     assert np.median((found * latent["rna"]).sum(1)) > 0.5
+
+
+def test_proteins_of_a_panel_with_other_names_are_found_by_their_antigen(trained, demo, tmp_path):
+    a = ad.read_h5ad(demo / "prot.h5ad")
+    a.var_names = [name.lower() for name in a.var_names]
+    a.write_h5ad(tmp_path / "lower.h5ad")
+    warnings = []
+    found = latent_of(trained[0], tmp_path / "lower.h5ad", "prot", warnings.append)
+    np.testing.assert_allclose(found, latent_of(trained[0], demo / "prot.h5ad", "prot"), atol=1e-6)
+    assert "were found by their antigen" in warnings[0]
+    # all that the model uses is seen, whatever it is called
+    saved, name = trained[0], "prot"
+    query = SimpleNamespace(saved=saved, aligned={name: aligned(saved, tmp_path / "lower.h5ad", name)})
+    assert _seen(query, name).sum() == len(saved.recipes[name].selected)
 
 
 def test_more_than_half_absent_is_too_much(trained, variant):

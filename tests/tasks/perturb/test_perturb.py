@@ -261,7 +261,12 @@ def test_truth_beside_predictions(perturb, model, tmp_path, check_report):
     assert row["feature"] == "UP1"
     assert row["n_cells"] == 30
     assert row["pearson"] is not None
-    assert "perturbation_pearson_median" in report["metrics"]
+    # the model and the mean are compared over the same perturbations
+    log = (tmp_path / "o.log").read_text()
+    assert "the model predicts 1 of 2 perturbations: it takes no feature that the others name (none)" in log
+    same = f"the mean change of the others gives {row['baseline_pearson']:.3f} over the same"
+    assert same in log
+    assert same in report["metrics"]["perturbation_pearson_median"]["definition"]
     assert "ways" in report["tables"]
     assert "FDR" not in report["advice"]
     assert "measured" in report["advice"]

@@ -40,6 +40,26 @@ def test_baselines_stand_beside_and_what_is_undefined_is_left_out():
     assert told(metrics, base) == ["  kbet 0.500 (higher is better; links 0.250)"]
 
 
+def test_a_simple_way_that_is_better_is_named_and_warned_of_where_it_mostly_is():
+    metrics = entries("scib_bio", "kbet", "mixing")
+    lines, warned = [], []
+    run = SimpleNamespace(report=SimpleNamespace(), say=lines.append, warn=warned.append)
+
+    def described(**values):
+        base = {"metrics": {k: {"value": v, "better": "higher"} for k, v in values.items()}, "title": "links"}
+        describe_scores(run, SimpleNamespace(metrics=metrics, baselines={"b": base}))
+
+    described(scib_bio=0.6, kbet=0.4, mixing=0.4)
+    assert "'links', which needs no training, is better in 1 of 3 leading metrics (scib_bio)" in lines[-1]
+    assert not warned
+    described(scib_bio=0.6, kbet=0.6, mixing=12.5)
+    assert "is better in 3 of 3 leading metrics" in warned[-1]
+    assert any("links 12.5)" in line for line in lines)
+    n = len(lines)
+    described(scib_bio=0.50001, kbet=0.4, mixing=0.4)  # shown as equal
+    assert len(lines) == n + 3
+
+
 def test_without_a_leading_metric_the_others_are_shown():
     assert told(entries("clisi")) == ["  clisi 0.500 (higher is better)"]
 
