@@ -94,8 +94,8 @@ def distance_in_latent(atlas: Atlas, source: str, z: FloatArray) -> FloatArray |
     if source in atlas.alone:
         known_z = atlas.alone[source]
     else:
-        of_source = [k for k, name in enumerate(atlas.groups) if source in name.split("+")]
-        known_z = atlas.z[np.isin(atlas.group, of_source)]
+        of_source = [k for k, name in enumerate(atlas.group.levels) if source in name.split("+")]
+        known_z = atlas.z[np.isin(atlas.group.codes, of_source)]
     known_z = known_z[np.isfinite(known_z).all(1)]
     if len(known_z) < FEWEST_PAIRS:
         return None

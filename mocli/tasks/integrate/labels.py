@@ -15,9 +15,10 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.metrics.label_votes import Labelled, forest, threshold, vote
-from mocli.report.figures import Better, figure, plural
+from mocli.report.figures import Better, figure, plural, table
 from mocli.tasks.integrate.carried import Assigned, Carried, describe_carried, known_labels
 from mocli.tasks.integrate.options import TransferOptions
+from mocli.tasks.integrate.voting import LATENT, OPTIMISM, OwnPlaces, Voting, best_voting, votings
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.atlas import Atlas
 from mocli.types import BoolArray, FloatArray, IntArray, Pairing
@@ -214,7 +215,7 @@ def tell_replaced(files: Sequence[ModalityFile], column: str, warn: Callable[[st
 FOREST = "random forest"
 HOW = {
     "k-NN": "by a vote of the 15 nearest training cells, weight exp(-d^2 / 2h^2), h the 15th's distance",
-    FOREST: "by a random forest on the training cells' latent, 200 trees, balanced subsamples",
+    FOREST: "by a random forest on the training cells' coordinates, 200 trees, balanced subsamples",
 }
 
 
@@ -226,6 +227,7 @@ def vote_from_atlas(
     latent: Mapping[str, FloatArray],
     measured: Sequence[str],
     again: Mapping[str, BoolArray],
+    own: OwnPlaces | None = None,
 ) -> list[Carried]:
     """Label all cells of a query twice, by neighbours and by a random forest; compare where labels are known.
 
@@ -234,6 +236,7 @@ def vote_from_atlas(
         measured: The model's names of these modalities; training cells are compared as if nothing else had
             been measured in them.
         again: Cells that are counted with a modality before, see `Carried`.
+        own: Components of the query's cells, by the model's names of modalities, and of the training cells.
     """
     places = atlas.seen_by(measured)
     done = []
@@ -245,15 +248,22 @@ def vote_from_atlas(
         for model_name, (name, z) in zip(measured, latent.items(), strict=True):
             rows = np.flatnonzero(np.isfinite(z).all(1))
             voters = usable & atlas.voters(model_name, atlas_codes.codes)
-            reference = Labelled.of(places[voters], atlas_codes.codes[voters], device=str(run.device))
+            n_levels = len(atlas_codes.levels)
+            voting = Voting(LATENT, places[voters], atlas_codes.codes[voters], z[rows], 0.0)
+            if own is not None:
+                found = (atlas.z[voters], own.kept[voters], own.query[model_name][rows], own.leading)
+                spaces = votings(voting, *found, n_levels=n_levels, seed=run.options.seed)
+                voting = best_voting(spaces)
+                _tell_spaces(run, column, name, spaces, voting)
+            reference = Labelled.of(voting.places, voting.codes, device=str(run.device))
             left_out[name] = reference.left_out()
             below[name] = (
                 threshold(left_out[name]) if options.unknown_below is None else options.unknown_below
             )
-            mapping = reference.score(z[rows])
-            to, codes, n_levels = places[voters], atlas_codes.codes[voters], len(atlas_codes.levels)
-            nearest = vote(z[rows], to, codes, n_levels=n_levels, device=str(run.device))
-            grown = forest(z[rows], to, codes, n_levels=n_levels, seed=run.options.seed)
+            mapping = reference.score(voting.z)
+            asked = (voting.z, voting.places, voting.codes)
+            nearest = vote(*asked, n_levels=n_levels, device=str(run.device))
+            grown = forest(*asked, n_levels=n_levels, seed=run.options.seed)
             for way, (best, confidence) in zip(HOW, (nearest, grown), strict=True):
                 by_way[way][name] = Assigned(best, confidence, mapping).at(rows, len(z))
         own_label = {name: np.zeros(len(z), bool) for name, z in latent.items()}
@@ -277,6 +287,23 @@ def vote_from_atlas(
             _compare(run, carried, files)
         _agree(run, column, *done[-2:])
     return done
+
+
+def _tell_spaces(run: Run, column: str, name: str, spaces: Sequence[Voting], chosen: Voting) -> None:
+    """Log and report in which space training cells vote, and how they label each other in each."""
+    if len(spaces) == 1:
+        return
+    run.say(
+        f"{column} of {name}: training cells vote in the {chosen.name}; left out one by one, they label each "
+        "other right in " + ", ".join(f"{space.right:.1%} ({space.name})" for space in spaces)
+    )
+    run.report.tables[f"query_spaces_{column}_{name}"] = table(
+        f"Where training cells vote: {column} of {name}",
+        "Share of training cells that their 15 nearest other ones label right. The latent was fitted to "
+        f"them, so it is used only where its share is more than {OPTIMISM:g} above the best of the others.",
+        ["coordinates", "right", "used"],
+        [[space.name, space.right, space is chosen] for space in spaces],
+    )
 
 
 def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:

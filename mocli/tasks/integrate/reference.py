@@ -27,6 +27,7 @@ from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints, counted_before
 from mocli.tasks.integrate.labels import vote_from_atlas
 from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.voting import own_places
 from mocli.tasks.integrate.work import Placed, complete
 from mocli.tasks.integrate.write import MAX_PICTURE
 from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
@@ -98,7 +99,9 @@ def map_query(run: Run, request: Request, options: IntegrateOptions, folder: Pat
         _warn_known(run, query, atlas)
         by_file = {names[m]: z for m, z in latent.by_modality.items()}
         again = {} if latent.joint is None else counted_before(bundle, names)
-        return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, list(query.aligned), again)
+        measured = list(query.aligned)
+        own = own_places(atlas, bundle, measured)
+        return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, measured, again, own)
 
     draw = partial(draw_query, (atlas, shown), bundle, latent, seed=seed, device=str(run.device))
     complete(run, request, options, placed, partial(compare, run, query, bundle, latent), carry, draw)

@@ -231,7 +231,7 @@ def _sized(group: CellGroup, saved: SavedModel, options: SimulateOptions) -> Cel
         n = options.n_cells
     else:
         # where modalities have places of their own, a cell may lie in the atlas once for each
-        of_each = np.bincount(atlas.group[group.rows])
+        of_each = np.bincount(atlas.group.codes[group.rows])
         cells = of_each.sum() if isinstance(saved.model, EncodesJointly) else of_each.max()
         n = max(1, round(options.multiple * cells * atlas.n_cells / len(atlas.z)))
     return CellGroup(group.name, group.rows, n, group.label, group.component)

@@ -11,6 +11,7 @@ import numpy as np
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.nn.neighbors import drawn_rows
 from mocli.tasks.trained.latent import Latent
+from mocli.tasks.trained.owncomponents import OwnComponents
 from mocli.types import BoolArray, FloatArray, IntArray
 
 MAX_KEPT = 100_000
@@ -30,6 +31,8 @@ class LabelColumn(Protocol):
         ...
 
 
+_OWN = ("loadings", "mean", "scores")
+
 MANY_KNOWN = 0.5
 """Share of cells with names of training cells above which these seem to be the same."""
 
@@ -42,7 +45,7 @@ class Atlas:
 
     Attributes:
         z: `(n, d)` float32.
-        group: Which of `groups` each belongs to, `(n,)`: what was measured together, or the modality.
+        group: What was measured together in each, or its modality: codes `(n,)`.
         batch: Codes `(n,)`, or None.
         alone: By modality, coordinates of each cell had it been measured in that alone, `(n, d)`, NaN for
             cells that were not measured in it; empty where there is no joint latent.
@@ -54,12 +57,13 @@ class Atlas:
             lie closer together than cells do.
         covariates: Other categorical covariates, as `batch`.
         continuous: Covariates that are numbers, `(n, n_keys)`, or None.
-        names: Names of the cells, `(n,)`; empty in a model of an earlier version, as are the last five.
+        names: Names of the cells, `(n,)`.
+        own: By modality, principal components of its own values; none of values that stay on disk. This and
+            the five before are empty in a model of an earlier version.
     """
 
     z: FloatArray
-    group: IntArray
-    groups: tuple[str, ...]
+    group: Codes
     n_cells: int
     batch: Codes | None = None
     labels: Mapping[str, Codes] = field(default_factory=dict)
@@ -69,6 +73,7 @@ class Atlas:
     covariates: tuple[Codes, ...] = ()
     continuous: FloatArray | None = None
     names: tuple[str, ...] = ()
+    own: Mapping[str, OwnComponents] = field(default_factory=dict)
 
     def seen_by(self, modalities: Sequence[str]) -> FloatArray:
         """Coordinates of the cells had they been measured in these modalities only; NaN where unknown.
@@ -84,7 +89,9 @@ class Atlas:
         Where modalities have their own coordinates, these are the modality's own cells, if they have all
         labels.
         """
-        same_modality = np.array([not self.alone and name == modality for name in self.groups])[self.group]
+        same_modality = np.array([not self.alone and name == modality for name in self.group.levels])[
+            self.group.codes
+        ]
         enough = np.isin(np.unique(codes[codes >= 0]), codes[same_modality]).all()
         return same_modality if same_modality.any() and enough else np.ones(len(self.z), bool)
 
@@ -93,8 +100,8 @@ class Atlas:
 
         `modality`: of training cells that were measured in it; None of all.
         """
-        holds = [modality is None or modality in of.split("+") for of in self.groups]
-        known = {name for name, group in zip(self.names, self.group, strict=False) if holds[group]}
+        holds = [modality is None or modality in of.split("+") for of in self.group.levels]
+        known = {name for name, group in zip(self.names, self.group.codes, strict=False) if holds[group]}
         n = sum(name in known for name in names)
         return min(1.0, n / max(len(names), 1) * self.n_cells / max(len(self.z), 1))
 
@@ -130,8 +137,7 @@ class Atlas:
         of_one = None if latent.joint is not None else np.array(list(groups))[group[rows]]
         return cls(
             z=z[rows].astype(np.float32),
-            group=group[rows].astype(np.int64),
-            groups=tuple(groups),
+            group=Codes("group", group[rows].astype(np.int64), tuple(groups)),
             n_cells=len(z),
             batch=None if batch is None else Codes(batch.key, batch.codes[cells[rows]], batch.levels),
             labels={k: Codes(k, c.codes[cells[rows]], c.levels) for k, c in labels.items()},
@@ -143,25 +149,33 @@ class Atlas:
             covariates=tuple(Codes(c.key, c.codes[kept_cells], c.levels) for c in bundle.covariates),
             continuous=None if numbers is None else numbers.values[kept_cells],
             names=tuple(bundle.obs_names[i] for i in kept_cells),
+            own={
+                name: OwnComponents.fit(m, bundle.rows[kept_cells, position], seed=seed)
+                for position, (name, m) in enumerate(bundle.modalities.items())
+                if m.n_obs > 1 and not m.features.on_disk
+            },
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""
         columns = [*([] if self.batch is None else [self.batch]), *self.labels.values(), *self.covariates]
         json = {
-            "groups": list(self.groups),
+            "groups": list(self.group.levels),
             "n_cells": self.n_cells,
             "alone": list(self.alone),
             "has_batch": self.batch is not None,
             "n_covariates": len(self.covariates),
             "library": list(self.library),
+            "own": [{"modality": m, "depth": own.depth} for m, own in self.own.items()],
             "columns": [{"key": c.key, "levels": list(c.levels)} for c in columns],
         }
-        arrays: dict[str, Any] = {"z": self.z, "group": self.group.astype(np.int32)}
+        arrays: dict[str, Any] = {"z": self.z, "group": self.group.codes.astype(np.int32)}
         arrays |= {f"codes.{i}": c.codes.astype(np.int32) for i, c in enumerate(columns)}
         arrays |= {f"alone.{i}": z for i, z in enumerate(self.alone.values())}
         arrays |= {f"library.{i}": x for i, x in enumerate(self.library.values())}
         arrays |= {k: x for k, x in (("drawn", self.drawn), ("continuous", self.continuous)) if x is not None}
+        for i, own in enumerate(self.own.values()):
+            arrays |= {f"own.{i}.{name}": getattr(own, name) for name in _OWN}
         if self.names:
             arrays["names"] = np.frombuffer("\n".join(self.names).encode(), np.uint8)
         return json, arrays
@@ -178,8 +192,7 @@ class Atlas:
         names = arrays["names"].tobytes().decode() if "names" in arrays else ""
         return cls(
             z=arrays["z"],
-            group=np.asarray(arrays["group"], np.int64),
-            groups=tuple(json["groups"]),
+            group=Codes("group", np.asarray(arrays["group"], np.int64), tuple(json["groups"])),
             n_cells=json["n_cells"],
             batch=batch,
             labels={c.key: c for c in columns[:n_labels]},
@@ -189,6 +202,12 @@ class Atlas:
             covariates=tuple(columns[n_labels:]),
             continuous=arrays.get("continuous"),
             names=tuple(names.split("\n")) if names else (),
+            own={
+                own["modality"]: OwnComponents(
+                    depth=own["depth"], **{name: arrays[f"own.{i}.{name}"] for name in _OWN}
+                )
+                for i, own in enumerate(json.get("own", []))
+            },
         )
 
 

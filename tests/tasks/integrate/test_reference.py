@@ -288,6 +288,11 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unknown(tmp_path, read):
     )
     assert all(words in page for words in shown)
     assert {row[0] for row in done.report["tables"]["left_out_labels_cell_type"]["rows"]} == {"t0", "t1"}
+    spaces = done.report["tables"]["query_spaces_cell_type_rna"]["rows"]
+    assert spaces[0][0] == "latent"
+    used = [name for name, _, is_used in spaces if is_used]
+    assert len(used) == 1
+    assert f"cell_type of rna: training cells vote in the {used[0]}; left out one by one" in log
     # asked for, no cell is unknown for its place
     options = {"reference": tmp_path / "two.model", "transfer_labels": "cell_type", "unknown_below": 0}
     integrate(f"rna={query}", tmp_path / "all.h5mu", min_confidence=0, **options)

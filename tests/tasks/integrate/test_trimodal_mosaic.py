@@ -62,10 +62,8 @@ def test_queries_of_two_modalities_and_of_one_on_planted_truth(tmp_path):
         q: write(tmp_path, f"{'-'.join(q)}.h5mu", cells[400:], {m: parts[m] for m in q}) for q in QUERIES
     }
     found = reference_and_queries(tmp_path, [cite, multiome], queries, "cell_type")
-    assert min(found["rna", "prot"], found["prot",], found["atac",]) >= 0.8
-    assert found["rna", "atac"] >= 0.75
-    # both experiments measured it, and yet many of its cells are left unknown: .62 and .74 in two versions
-    assert found["rna",] >= 0.55
+    # 15 neighbours among components of the same cells: .99, 1.00, .97; in the latent .62, .92, .82
+    assert min(found.values()) >= 0.9
 
 
 @pytest.mark.real_data

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mocli.data.bundle import Codes
 from mocli.tasks.simulate.groups import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
 from mocli.tasks.trained.atlas import Atlas
 
@@ -73,7 +74,7 @@ def test_draws_that_are_mostly_noise_give_way_to_means():
     near, far = ((z + sd * rng.normal(size=z.shape)).astype(np.float32) for sd in (0.5, 2.0))
 
     def cloud(drawn):
-        return Atlas(z, np.zeros(200, np.int64), ("all",), 200, drawn=drawn).cloud
+        return Atlas(z, Codes("group", np.zeros(200, np.int64), ("all",)), 200, drawn=drawn).cloud
 
     assert cloud(near) is near
     assert cloud(far) is z
