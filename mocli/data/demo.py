@@ -360,8 +360,6 @@ def _write_trimodal(folder: Path, tissue: Tissue, n: int, rng: np.random.Generat
 
 def _measure(layer: Layer, cells: TissueCells, assay: Assay, rng: np.random.Generator) -> AnnData:
     """Return counts with the ground truth in `obs`; rows in the order of the true cells."""
-    from anndata import AnnData
-
     n = len(cells.type)
     obs = pd.DataFrame(
         {

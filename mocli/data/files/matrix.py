@@ -34,6 +34,11 @@ class Stored:
     layout: Literal["csr", "csc", "dense"]
     shape: tuple[int, int]
 
+    @property
+    def values(self) -> h5py.Dataset:
+        """The stored values."""
+        return self.node if self.layout == "dense" else self.node["data"]
+
 
 def locate(node: h5py.Group | h5py.Dataset) -> Stored:
     """Recognise a matrix written by any anndata.

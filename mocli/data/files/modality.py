@@ -176,13 +176,12 @@ class ModalityFile:
         with self._stored(layer) as (stored, columns, place), reading(self.path, place):
             if stored.layout == "dense" or columns is not None or self.rows is not None:
                 return None
-            return int(stored.node["data"].shape[0])
+            return int(stored.values.shape[0])
 
     def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
         """Return how a matrix lies on disk (`csr`, `csc` or `dense`) and the type of its values."""
         with self._stored(layer) as (stored, _, place), reading(self.path, place):
-            node = stored.node if stored.layout == "dense" else stored.node["data"]
-            return stored.layout, np.dtype(node.dtype)
+            return stored.layout, np.dtype(stored.values.dtype)
 
     @contextmanager
     def _stored(self, layer: str | None) -> Iterator[tuple[Stored, IntArray | None, str]]:

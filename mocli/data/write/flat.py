@@ -242,14 +242,9 @@ def _common(
 
 def _blocks(matrices: Mapping[str, Sequence[Stored]], parts: Sequence[_Part]) -> Iterator[Block]:
     every = [stored for stored_by_part in matrices.values() for stored in stored_by_part]
-    dtypes = {
-        key: np.result_type(
-            *((s.node if s.layout == "dense" else s.node["data"]).dtype for s in stored_by_part)
-        )
-        for key, stored_by_part in matrices.items()
-    }
+    dtypes = {key: np.result_type(*(s.values.dtype for s in parts_of)) for key, parts_of in matrices.items()}
     n = len(parts[0].rows)
-    largest = max(s.node.size if s.layout == "dense" else s.node["data"].size for s in every)
+    largest = max(s.values.size for s in every)
     # of a matrix stored by columns, a few rows cost as much to read as all
     step = n if any(s.layout == "csc" for s in every) else max(1, int(_BLOCK * n / max(1, largest)))
     for a in range(0, n, max(1, step)):

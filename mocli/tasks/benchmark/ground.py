@@ -204,9 +204,7 @@ def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: 
     """
     if data.label_key is None:
         raise UsageError("a rare label needs labels", field="--rare", hint="name their column: --label-key")
-    columns = find_column(ground.files, data.label_key, option="--label-key")
-    has = [pd.Series(c.astype(str).to_numpy(), index=f.obs.index) for f in ground.files
-           if (c := columns.get(f.name)) is not None]  # fmt: skip
+    has = _columns(ground, data.label_key, "--label-key")
     cells = _names([column.index[(column == label).to_numpy()] for column in has])
     if len(cells) < 2:
         levels = sorted({level for column in has for level in column.unique()})
@@ -265,10 +263,14 @@ def part_of(cells: Sequence[str], share: float, seed: int) -> list[str]:
 
 def in_batch(ground: Ground, key: str, level: str) -> set[str]:
     """Return the names of the cells that any modality says are of a batch."""
-    columns = find_column(ground.files, key, option="--batch-key")
-    indices = [f.obs.index[(c.astype(str) == level).to_numpy()] for f in ground.files
-          if (c := columns.get(f.name)) is not None]  # fmt: skip
-    return set(_names(indices))
+    columns = _columns(ground, key, "--batch-key")
+    return set(_names([column.index[(column == level).to_numpy()] for column in columns]))
+
+
+def _columns(ground: Ground, key: str, option: str) -> list[pd.Series]:
+    """Return a column of obs as text by cell name, of each modality that has it."""
+    columns = find_column(ground.files, key, option=option).values()
+    return [column.astype(str) for column in columns if column is not None]
 
 
 def _names(indices: Sequence[pd.Index]) -> list[str]:

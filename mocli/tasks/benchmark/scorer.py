@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.plan import named_cells
 from mocli.tasks.run.options import DataOptions
-from mocli.tasks.score.baselines import component_baseline
+from mocli.tasks.score.baselines import Baseline, component_baseline
 from mocli.tasks.score.evaluate import Own, embedding_of, every_metric, linked_features, own_components
 from mocli.tasks.trained.latent import measured_together
 from mocli.tasks.trained.saved import SavedModel, load_model
@@ -250,7 +251,6 @@ class Scorer:
     device: str = "cpu"
     labels: Sequence[str] = ()
     reused: int = 0
-    _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def score(self, contender: Contender, *, uncorrected: bool = False) -> dict[str, Any]:
         """Return entries by metric, as `mocli.metrics.registry.evaluate` does.
@@ -278,7 +278,7 @@ class Scorer:
         ground, metrics = self.ground, available_metrics()
         bundle = ground.bundle
         if ground.apart:
-            everything = self._apart(c, own_places={} if uncorrected else self._of_modalities())
+            everything = self._apart(c, own_places={} if uncorrected else self._of_modalities)
             return [(list(metrics), everything)]
         whole = c.whole(ground)
         groups = self._groups(c)
@@ -333,26 +333,26 @@ class Scorer:
             if is_placed[group_cells].any()
         }
 
+    @cached_property
     def _of_modalities(self) -> dict[str, Own]:
-        if "modalities" not in self._own:
-            self._own["modalities"] = own_components(self.ground.bundle, seed=self.seed)
-        return self._own["modalities"]
+        """Uncorrected coordinates of cells from each modality alone."""
+        return own_components(self.ground.bundle, seed=self.seed)
+
+    @cached_property
+    def _components(self) -> tuple[Baseline, dict[str, IntArray]]:
+        """Uncorrected coordinates of cells from all their modalities, and the cells of each group."""
+        return component_baseline(self.ground.bundle, np.arange(self.ground.bundle.n_cells), self.seed)
 
     def _of_cells(self, groups: Mapping[str, IntArray]) -> dict[str, Own]:
-        """Return uncorrected coordinates of cells from all their modalities."""
-        if "cells" not in self._own:
-            self._own["cells"] = component_baseline(
-                self.ground.bundle, np.arange(self.ground.bundle.n_cells), self.seed
+        """Return uncorrected coordinates of the cells of some groups."""
+        base, cells_of = self._components
+        return {
+            name: (
+                np.flatnonzero(np.isin(cells, cells_of[name])),
+                base.z[name][np.isin(cells_of[name], cells)],
             )
-        base, rows_of = self._own["cells"]
-        places = {}
-        for name, cells in groups.items():
-            in_cells, in_group = (
-                np.asarray(np.isin(rows_of[name], cells)),
-                np.asarray(np.isin(cells, rows_of[name])),
-            )
-            places[name] = np.flatnonzero(in_group), base.z[name][in_cells]
-        return places
+            for name, cells in groups.items()
+        }
 
     def _fingerprint(self, views: list[tuple[list[str], Embedding]]) -> str:
         h = hashlib.sha256(f"{__version__} {self.seed} {self.device}".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -240,15 +241,10 @@ def _cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     ground, data = setting.ground, setting.data
     for n in options.subsample:
         name = f"cells={n}"
-        cells = setting.drawn("cells", name, lambda seed, n=n: some(ground, data, n, seed))  # type: ignore[misc]
-        yield Study(name, cells=cells)
+        yield Study(name, cells=setting.drawn("cells", name, partial(some, ground, data, n)))
     for label, share in options.rare.items():
         name = f"{label}={share:g}"
-        cells = setting.drawn(
-            "cells",
-            name,
-            lambda seed, label=label, share=share: fewer_of(ground, data, label, share, seed),  # type: ignore[misc]
-        )
+        cells = setting.drawn("cells", name, partial(fewer_of, ground, data, label, share))
         yield Study(f"rare {name}", cells=cells)
 
 

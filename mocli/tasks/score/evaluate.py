@@ -212,16 +212,9 @@ class Judge:
 
 def wanted(metrics: str) -> list[str]:
     """Return the names of the metrics of `--metrics`, leading or all, the leading ones first."""
-    known_metrics = available_metrics()
-    leading = sorted(
-        (name for name in known_metrics if known_metrics[name].headline),
-        key=lambda name: known_metrics[name].headline,
-    )
-    return (
-        leading
-        if metrics == "leading"
-        else [*leading, *(name for name in known_metrics if name not in leading)]
-    )
+    headlines = {name: one.headline for name, one in available_metrics().items()}
+    leading = sorted(filter(headlines.__getitem__, headlines), key=headlines.__getitem__)
+    return [*leading, *(name for name in headlines if metrics != "leading" and name not in leading)]
 
 
 def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:

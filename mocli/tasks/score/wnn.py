@@ -70,20 +70,18 @@ def weighted_neighbors(
         return np.exp(-np.maximum(distance - nearest[m][cells], 0) / width[m][cells])
 
     scores = np.empty((n, len(points)))
+    near = [rows for _, rows in lists]
     for m, x in enumerate(scaled):
         affinities = [
-            kernel(m, np.linalg.norm(x - neighbor_mean(x, distances_and_rows[1][:, :k]), axis=1), slice(None))
-            for distances_and_rows in lists
+            kernel(m, np.linalg.norm(x - neighbor_mean(x, rows[:, :k]), axis=1), slice(None)) for rows in near
         ]
         others = np.mean([value for other, value in enumerate(affinities) if other != m], axis=0)
         scores[:, m] = affinities[m] / (others + _LEAST)
     # as in the paper a softmax; bounded, so that no cell lives by one modality for a rounding error
     weights = np.exp(np.minimum(scores, 20) - np.minimum(scores, 20).max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    rows = np.repeat(np.arange(n), sum(distances_and_rows[1].shape[1] for distances_and_rows in lists))
-    pairs = np.unique(
-        rows * n + np.concatenate([distances_and_rows[1] for distances_and_rows in lists], axis=1).ravel()
-    )
+    candidates = np.concatenate(near, axis=1)
+    pairs = np.unique((np.arange(n)[:, None] * n + candidates).ravel())
     rows, columns = pairs // n, pairs % n
     similarity = np.zeros(len(pairs))
     for m, x in enumerate(scaled):
