@@ -56,8 +56,8 @@ class Prospect:
     def mend(self, error: MocliError) -> None:
         """Record what is wrong and how to fix it."""
         where = f"{error.file}: " if error.file else ""
-        found = f" (found: {error.found})" if error.found else ""
-        self.problems.append(where + error.message + found + (f"; {error.hint}" if error.hint else ""))
+        value = f" (found: {error.found})" if error.found else ""
+        self.problems.append(where + error.message + value + (f"; {error.hint}" if error.hint else ""))
         self.exit_code = self.exit_code or error.exit_code
 
 
@@ -176,8 +176,8 @@ def _columns(m: ModalityFacts) -> str:
     """Say which columns of obs look like batches, conditions and labels, with their numbers of levels."""
     kinds = {"batches": m.batches, "conditions": m.conditions, "labels": m.labels}
     shown = (
-        f"{', '.join(f'{c} ({n})' for c, n in list(found.items())[:MOST_COLUMNS]) or 'none'} like {what}"
-        for what, found in kinds.items()
-        if found or what != "conditions"
+        f"{', '.join(f'{c} ({n})' for c, n in list(columns.items())[:MOST_COLUMNS]) or 'none'} like {what}"
+        for what, columns in kinds.items()
+        if columns or what != "conditions"
     )
     return "; ".join(shown)

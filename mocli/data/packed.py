@@ -144,12 +144,12 @@ class PackedRows:
         starts, stops = bounds[rows], bounds[rows + 1]
         # rows that follow one another are one read
         ends = np.diff(rows, append=-1) != 1 if len(rows) else np.zeros(0, bool)
-        found = self._read(starts[np.roll(ends, 1)], stops[ends], self._record)
+        values = self._read(starts[np.roll(ends, 1)], stops[ends], self._record)
         if self.dense:
-            return cast("FloatArray", found.astype(np.float32).reshape(len(rows), self.n_vars))
+            return cast("FloatArray", values.astype(np.float32).reshape(len(rows), self.n_vars))
         indptr = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(stops - starts, out=indptr[1:])
-        parts = (found["value"].astype(np.float32), found["column"].astype(np.int32), indptr)
+        parts = (values["value"].astype(np.float32), values["column"].astype(np.int32), indptr)
         x = sparse.csr_matrix(parts, shape=(len(rows), self.n_vars))
         x.has_sorted_indices = x.has_canonical_format = True
         return x
@@ -204,10 +204,10 @@ class MappedRows:
 
     def packed(self) -> PackedRows:
         """Write what the function gives."""
-        found = PackedRows(self.shape[1], dense=self.dense)
+        rows = PackedRows(self.shape[1], dense=self.dense)
         for block in self.blocks():
-            found.append(block)
-        return found
+            rows.append(block)
+        return rows
 
 
 OnDisk: TypeAlias = PackedRows | MappedRows

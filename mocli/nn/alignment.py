@@ -173,13 +173,13 @@ class Alignment:
 
     def figures(self) -> dict[str, float]:
         """Return how well the maps fit: correlations, the least evenness of partners, agreement of links."""
-        found = {"correlation": float(self.correlations.mean())}
-        found["first_correlation"] = float(self.correlations[0])
+        figures = {"correlation": float(self.correlations.mean())}
+        figures["first_correlation"] = float(self.correlations[0])
         if self.evenness:
-            found["evenness"] = min(self.evenness)
+            figures["evenness"] = min(self.evenness)
         if self.agreement:
-            found["link_agreement"] = sum(self.agreement) / len(self.agreement)
-        return found
+            figures["link_agreement"] = sum(self.agreement) / len(self.agreement)
+        return figures
 
 
 def align(

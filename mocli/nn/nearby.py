@@ -78,11 +78,11 @@ def nearby_blocks(
     limit = (np.sqrt(2 * truth) if metric == "cosine" else truth) * np.float32(1.00001)
     some, n_cells = q.take(torch.from_numpy(sample).to(r.exact.device)), 4
     while n_cells < len(index.around):
-        found = [
+        within = [
             near.cpu().numpy() <= limit[rows, None]
             for rows, near, _ in index.search(some, asked_in[sample], k, n_cells)
         ]
-        recall = np.concatenate(found).mean()
+        recall = np.concatenate(within).mean()
         if recall >= RECALL:
             break
         n_cells = 2 * n_cells if recall < RECALL - 0.1 else n_cells + max(1, n_cells // 4)
@@ -165,8 +165,8 @@ class _Index:
             spans = [slice(int(self.ends[c]), int(self.ends[c + 1])) for c in looked_at]
             for some in chunks(len(group), max(1, TILE // int(sizes[looked_at].sum()))):
                 rows = group[some]
-                asked = q.take(torch.from_numpy(rows).to(self.numbers.device))
-                near, at = nearest_points(asked, self.points, k, among=spans)
+                queries = q.take(torch.from_numpy(rows).to(self.numbers.device))
+                near, at = nearest_points(queries, self.points, k, among=spans)
                 yield rows, near, self.numbers[at]
 
 

@@ -104,8 +104,8 @@ def nearest_points(
     unsure = (values[:, -1].double() * q.scale).square() * SLACK >= edge - error
     if bool(unsure.any()):
         rest = unsure.nonzero()[:, 0]
-        own = None if own_row is None else own_row[rest]
-        values[rest], index[rest] = _searched(q.exact[rest], r.exact, k, own, places)
+        rest_row = None if own_row is None else own_row[rest]
+        values[rest], index[rest] = _searched(q.exact[rest], r.exact, k, rest_row, places)
     return values, index
 
 

@@ -67,7 +67,7 @@ class _Normalised(torch.autograd.Function):
         x, weight, mean, scale = ctx.saved_tensors
         grad, training, all_three = gradients[0].contiguous(), True, [True] * 3
         with one_thread():
-            found = torch.ops.aten.native_batch_norm_backward(
+            of_inputs = torch.ops.aten.native_batch_norm_backward(
                 grad, x, weight, None, None, mean, scale, training, ctx.eps, all_three
             )
-        return (*found, None)
+        return (*of_inputs, None)

@@ -64,7 +64,7 @@ _kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
 class Kept:
     """Figures that were made, and those shown on a page, with their titles in its order."""
 
-    made: dict[Picture, Figure] = field(default_factory=dict)
+    by_picture: dict[Picture, Figure] = field(default_factory=dict)
     shown: list[tuple[str, Figure]] = field(default_factory=list)
 
     def write(self, folder: Path, suffix: str) -> None:
@@ -106,14 +106,14 @@ def keeping() -> Iterator[Kept]:
 def show(picture: Picture, title: str) -> None:
     """Record that a page shows a picture under a title."""
     figures = _kept.get()
-    if figures is not None and picture in figures.made:
-        figures.shown.append((title, figures.made[picture]))
+    if figures is not None and picture in figures.by_picture:
+        figures.shown.append((title, figures.by_picture[picture]))
 
 
 def _keep(picture: Picture, figure: Figure) -> None:
     figures = _kept.get()
     if figures is not None:
-        figures.made[picture] = figure
+        figures.by_picture[picture] = figure
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:

@@ -404,8 +404,8 @@ def _has_any(by_group: Mapping[str, DoubleArray] | None, name: str) -> bool:
 
 
 def _largest(by_group: Mapping[str, DoubleArray]) -> float:
-    known = [np.abs(values[np.isfinite(values)]) for values in by_group.values()]
-    return max((float(values.max(initial=0)) for values in known), default=0) or 1.0
+    finite = [np.abs(values[np.isfinite(values)]) for values in by_group.values()]
+    return max((float(values.max(initial=0)) for values in finite), default=0) or 1.0
 
 
 def _arcs(axes: Axes, locus: Locus, links: DoubleArray) -> None:

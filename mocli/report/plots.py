@@ -399,10 +399,10 @@ def heat_maps(maps: Sequence[Heat]) -> Picture:
         shade = _shades(heat.values, by_row=heat.by_row)
         axes.imshow(shade, cmap="Blues", vmin=-0.15, vmax=1.25, aspect="auto", interpolation="nearest")
         for (i, j), value in np.ndenumerate(heat.values):
-            known = np.isfinite(value)
+            finite = np.isfinite(value)
             axes.text(
-                j, i, metric_value(float(value)) if known else "none", ha="center", va="center", fontsize=7.5,
-                color="white" if known and shade[i, j] > 0.75 else INK if known else FAINT,
+                j, i, metric_value(float(value)) if finite else "none", ha="center", va="center",
+                fontsize=7.5, color="white" if finite and shade[i, j] > 0.75 else INK if finite else FAINT,
             )  # fmt: skip
         axes.set_xticks(range(len(heat.columns)), [printable(c, 24) for c in heat.columns])
         axes.set_yticks(range(len(heat.rows)), [printable(r, 40) for r in heat.rows])

@@ -46,8 +46,8 @@ class Row:
     @property
     def drawable(self) -> bool:
         """Whether bars say something: two methods were measured, and not counted."""
-        known = [cell.value for cell in self.cells if cell.value is not None]
-        return len(known) > 1 and not all(isinstance(value, int) for value in known)
+        values = [cell.value for cell in self.cells if cell.value is not None]
+        return len(values) > 1 and not all(isinstance(value, int) for value in values)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def compare(
     if any(b.get("is_bound") for b in baselines.values()):
         # what no method can pass is no rival
         return Comparison(columns, rows, "", [])
-    own = [i for i, b in enumerate(baselines.values(), start=1) if b.get("is_own")]
-    return Comparison(columns, rows, *_verdict(columns, rows, own))
+    of_model = [i for i, b in enumerate(baselines.values(), start=1) if b.get("is_own")]
+    return Comparison(columns, rows, *_verdict(columns, rows, of_model))
 
 
 def _row(
@@ -130,12 +130,12 @@ def metric_title(key: str, title: str | None) -> str:
     return shown if repeats else f"{shown}, {modalities.replace('->', ' → ')}"
 
 
-def _verdict(columns: Sequence[str], rows: Sequence[Row], own: Collection[int]) -> tuple[str, list[str]]:
+def _verdict(columns: Sequence[str], rows: Sequence[Row], of_model: Collection[int]) -> tuple[str, list[str]]:
     """Judge by the leading metrics that a baseline has, too; by all of these if none leads.
 
-    `own`: columns of ways that are a part of the model: they are named apart, as no rivals of it.
+    `of_model`: columns of ways that are a part of the model: they are named apart, as no rivals of it.
     """
-    model, rivals = columns[0], [i for i in range(1, len(columns)) if i not in own]
+    model, rivals = columns[0], [i for i in range(1, len(columns)) if i not in of_model]
     shared = [
         r for r in rows if r.better and r.cells[0].value is not None and _measured(r, range(1, len(columns)))
     ]
@@ -153,7 +153,7 @@ def _verdict(columns: Sequence[str], rows: Sequence[Row], own: Collection[int]) 
         if tied:
             parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
         losses = [_loss(r, columns, rivals) for r in lost]
-    for i in own:
+    for i in of_model:
         better = [r.title for r in judged if _beaten(r, [i])]
         if better:
             parts.append(f"The model's own way, {columns[i]}, is better on {join(better)}.")

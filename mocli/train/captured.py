@@ -153,14 +153,14 @@ class Captured:
             return self._stop(recorder, batch, "minibatches differ in shape", epoch_over=epoch_over)
         if self._seen[form] <= WARM or len(self._recordings) >= MOST:
             return recorder.warm(lambda: self._work(batch, epoch_over))
-        own = _copied(batch)
+        kept = _copied(batch)
         try:
-            replay, terms = recorder.record(lambda: self._work(own, epoch_over))
+            replay, terms = recorder.record(lambda: self._work(kept, epoch_over))
         except RuntimeError as error:
             return self._stop(recorder, batch, str(error).splitlines()[0], epoch_over=epoch_over)
         if not self._recordings:
             logger.info("steps are recorded and repeated as one launch (--cuda-graphs)")
-        self._recordings[form] = _Recording(replay, list(_tensors(own)), terms)
+        self._recordings[form] = _Recording(replay, list(_tensors(kept)), terms)
         return terms
 
     def _stop(self, recorder: Recorder, batch: Minibatch, why: str, *, epoch_over: bool) -> Terms:

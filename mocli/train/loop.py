@@ -327,8 +327,8 @@ class _Stretch:
         over = self.training.max_time is not None and now - self.started > self.training.max_time
         signum = self.signals.received or (SIGNAL_FOR_TIME if over else 0)
         # all end at one step, or those that go on would wait for the others
-        asked = self.ranks.world == 1 or len(self.history) % self.interval == 0
-        signum = self.ranks.largest(signum) if asked else 0
+        agreed = self.ranks.world == 1 or len(self.history) % self.interval == 0
+        signum = self.ranks.largest(signum) if agreed else 0
         leads = self.ranks.leads
         if checkpoints and leads and (signum or now - self.saved > self.training.checkpoint_every):
             checkpoints.save(self.snapshot(done))

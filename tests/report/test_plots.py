@@ -165,7 +165,7 @@ def test_no_line_of_a_title_is_an_arrow_alone() -> None:
     baselines = {"x": {"title": "x", "metrics": metrics}}
     with keeping() as kept:
         bars = plots.metric_bars(metrics, baselines, model="m")
-    lines = kept.made[bars].axes[0].get_title(loc="left").split("\n")
+    lines = kept.by_picture[bars].axes[0].get_title(loc="left").split("\n")
     assert lines[-1].endswith("↓")
     assert all(len(line) > 1 for line in lines)
 
@@ -181,7 +181,7 @@ def test_numbers_of_ticks_do_not_overlap() -> None:
         bars = plots.metric_bars(
             values(0.6, 0.5, -0.9), {"x": {"title": "x", "metrics": values(-0.008, -0.7, -0.8)}}, model="m"
         )
-    ticks = [axes.get_xticks().tolist() for axes in kept.made[bars].axes[:3]]
+    ticks = [axes.get_xticks().tolist() for axes in kept.by_picture[bars].axes[:3]]
     assert ticks == [[0, 1], [-0.7, 0, 1], [-0.9, 0, 1]]
 
 
@@ -205,7 +205,7 @@ def test_pictures_side_by_side_have_one_size_and_whole_names() -> None:
     with keeping() as kept:
         short = by_category(xy, Category(codes, ["B", "T"]))
         long = by_category(xy, Category(codes, ["CD16 monocytes and others", "plasmacytoid dendritic"]))
-    small, large = (kept.made[picture] for picture in (short, long))
+    small, large = (kept.by_picture[picture] for picture in (short, long))
     assert list(small.get_size_inches()) == list(large.get_size_inches())
     said = [" ".join(text.get_text().split()) for text in large.legends[0].get_texts()]
     assert said == ["CD16 monocytes and others (10)", "plasmacytoid dendritic (10)"]
@@ -217,10 +217,10 @@ def test_colour_bars_have_their_whole_title_and_layouts_names_of_axes() -> None:
     with keeping() as kept:
         named = by_value(xy, xy[:, 0], label, axis="UMAP")
         tissue = by_category(xy, Category(np.zeros(20, int), ["a"]))
-    layout, bar = kept.made[named].axes
+    layout, bar = kept.by_picture[named].axes
     assert bar.get_title(loc="left").replace("\n", "").replace(" ", "") == label.replace(" ", "")
     assert (layout.get_xlabel(), layout.get_ylabel()) == ("UMAP 1", "UMAP 2")
-    assert kept.made[tissue].axes[0].get_xlabel() == ""
+    assert kept.by_picture[tissue].axes[0].get_xlabel() == ""
 
 
 def test_heat_map_takes_any_shape() -> None:
@@ -310,7 +310,7 @@ def test_names_of_points_are_whole_in_every_panel() -> None:
         panels.append((title, x, x, ["TMSB4X"] * 30 + ["HBZ"]))
     with keeping() as kept:
         drawn = against_truth(panels)
-    figure = kept.made[drawn]
+    figure = kept.by_picture[drawn]
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
     assert len(boxes) > 6

@@ -202,8 +202,8 @@ def _check_values(dataset: h5py.Dataset) -> None:
         for k in range(filters.get_nfilters()):
             code = filters.get_filter(k)[0]
             if not h5py.h5z.filter_avail(code):
-                found = f"the HDF5 filter {_FILTERS.get(code, f'number {code}')}"
-                raise _Fault(_COMPRESSED, found, dataset.name) from error
+                name = f"the HDF5 filter {_FILTERS.get(code, f'number {code}')}"
+                raise _Fault(_COMPRESSED, name, dataset.name) from error
 
 
 def _referred(node: h5py.HLObject, seen: set[int]) -> list[h5py.HLObject]:
@@ -358,9 +358,9 @@ def _what_it_is(path: Path) -> tuple[str, str]:
         head = stream.read(64)
     if not head:
         return "an empty file", "write or download it again"
-    for signature, found, hint in _SIGNATURES:
+    for signature, content, hint in _SIGNATURES:
         if head.startswith(signature):
-            return found, hint
+            return content, hint
     if all(9 <= b < 127 for b in head):
         return "text", "convert tables to .h5ad with anndata.read_csv(...).write_h5ad(...)"
     return f"bytes {head[:8].hex(' ')}", "convert it to .h5ad with anndata"

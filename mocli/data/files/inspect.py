@@ -157,9 +157,9 @@ def tells(column: pd.Series, other: pd.Series) -> bool:
     Both have the same rows; those with a missing value do not count.
     """
     codes = np.stack([pd.factorize(with_missing(one))[0] for one in (column, other)])
-    own, others = codes[:, (codes >= 0).all(axis=0)]
-    pairs = np.unique(own * (others.max(initial=0) + 1) + others)
-    return len(np.unique(others)) > 1 and len(np.unique(own)) == len(pairs)
+    levels, other_levels = codes[:, (codes >= 0).all(axis=0)]
+    pairs = np.unique(levels * (other_levels.max(initial=0) + 1) + other_levels)
+    return len(np.unique(other_levels)) > 1 and len(np.unique(levels)) == len(pairs)
 
 
 def conditions_told_by(obs: pd.DataFrame, column: str) -> list[str]:

@@ -49,9 +49,9 @@ def find_column(
             has a value.
     """
     by_modality = {f.name: f.obs.get(key) for f in files}
-    own = column_of_each(key)
-    if own and all(column is None for column in by_modality.values()):
-        by_modality = dict.fromkeys(by_modality) | _own_columns(files, own, option)
+    column_by_modality = column_of_each(key)
+    if column_by_modality and all(column is None for column in by_modality.values()):
+        by_modality = dict.fromkeys(by_modality) | _own_columns(files, column_by_modality, option)
     owner, colon, rest = key.partition(":")
     if colon and all(column is None for column in by_modality.values()):
         by_modality = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
@@ -94,11 +94,11 @@ def name_of_column(key: str) -> str:
 
 
 def _own_columns(
-    files: Sequence[ModalityFile], own: dict[str, str], option: str | None
+    files: Sequence[ModalityFile], column_by_modality: dict[str, str], option: str | None
 ) -> dict[str, pd.Series | None]:
     by_name = {f.name: f for f in files}
     columns: dict[str, pd.Series | None] = {}
-    for name, column in own.items():
+    for name, column in column_by_modality.items():
         f = by_name.get(name)
         if f is None or column not in f.obs:
             there = list(by_name) if f is None else list(map(str, f.obs.columns))

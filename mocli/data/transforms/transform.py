@@ -77,10 +77,10 @@ def packed(features: FeatureMatrix) -> FeatureMatrix:
 
 def occurrences(x: CSR) -> IntArray:
     """Return in how many rows each column is not 0, `(n_vars,)`."""
-    found = np.zeros(x.shape[1], np.int64)
+    counts = np.zeros(x.shape[1], np.int64)
     for block in blocks_of(x):
-        found += np.bincount(block.indices[block.data != 0], minlength=x.shape[1])
-    return found
+        counts += np.bincount(block.indices[block.data != 0], minlength=x.shape[1])
+    return counts
 
 
 def _spans(x: CSR) -> Iterator[tuple[IntArray, FloatArray]]:

@@ -77,25 +77,25 @@ def cost_of(run: ModelRun, files: Sequence[ModalityFile]) -> tuple[int, float] |
 
 def aim_of(run: ModelRun) -> Aim:
     """Return what the model of a run is trained for."""
-    own = run.request.own
-    if isinstance(own, IntegrateOptions):
-        return Aim(run.task, stacked=own.ways)
-    return Aim(run.task, own.target if isinstance(own, ImputeOptions) else None)
+    options = run.request.own
+    if isinstance(options, IntegrateOptions):
+        return Aim(run.task, stacked=options.ways)
+    return Aim(run.task, options.target if isinstance(options, ImputeOptions) else None)
 
 
 def cost_of_all(runs: Sequence[ModelRun], files: Sequence[ModalityFile], jobs: int) -> Cost:
     """Return what the runs that are still to do need, and the judging after them; peers are not known."""
     todo = [run for run in runs if not run.finished()]
-    known = {run.work: cost_of(run, files) for run in reversed(todo) if run.parent is None}
+    costs = {run.work: cost_of(run, files) for run in reversed(todo) if run.parent is None}
     cells = max((f.n_obs for f in files), default=0)
     seconds = [
-        found[1] if (found := known.get(run.work)) is not None else AROUND_S + seconds_around(cells)
+        cost[1] if (cost := costs.get(run.work)) is not None else AROUND_S + seconds_around(cells)
         for run in todo
     ]
     at_once = max(1, min(jobs, len(todo)))
     trained = max(sum(seconds) / at_once, max(seconds, default=0.0))
     judged = CONTROLS + len({(run.model, run.seed, run.study) for run in runs})
-    memory = max((found[0] for found in known.values() if found is not None), default=None)
+    memory = max((cost[0] for cost in costs.values() if cost is not None), default=None)
     return Cost(memory, min(jobs, len(runs)), trained + judged * min(cells, 20_000) * S_PER_SCORED)
 
 

@@ -141,22 +141,22 @@ def loss_ratios(studied: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[st
 
 
 def control_name(
-    entries: Mapping[str, Any], known: Mapping[tuple[str, str], float | None], model: str
+    entries: Mapping[str, Any], values: Mapping[tuple[str, str], float | None], model: str
 ) -> str | None:
     """Return what to call the control of a model, None where it is known already.
 
     A model that gives back other features, or values on another scale, than those before it has a control of
     its own, `mean (MODEL)`: beside the others' it would be held against other numbers.
 
-    `known`: values of the same seed by method and metric.
+    `values`: of the same seed, by method and metric.
     """
-    if not any(method == MEAN for method, _ in known):
+    if not any(method == MEAN for method, _ in values):
         return MEAN
-    theirs = [known.get((MEAN, key)) for key in entries]
-    mine = [entry["value"] for entry in entries.values()]
+    of_control = [values.get((MEAN, key)) for key in entries]
+    of_model = [entry["value"] for entry in entries.values()]
     same = all(
         (a is None) == (b is None) and np.isclose(a or 0.0, b or 0.0)
-        for a, b in zip(theirs, mine, strict=True)
+        for a, b in zip(of_control, of_model, strict=True)
     )
     return None if same else f"{MEAN} ({model})"
 

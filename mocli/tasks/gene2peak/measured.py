@@ -115,8 +115,10 @@ def by_default(
     They are where genes and peaks were measured in the same cells and nothing given speaks of a model: one
     takes 250 times as long on SNARE-seq, and what it adds was seen on the demo alone.
     """
-    asked = options.from_model is not None or request.train.given() or set(options.of_silencing) - {"--truth"}
-    if options.method != "auto" or asked or options.gtf is None:
+    wants_model = (
+        options.from_model is not None or request.train.given() or set(options.of_silencing) - {"--truth"}
+    )
+    if options.method != "auto" or wants_model or options.gtf is None:
         return False
     try:
         files = opened()

@@ -355,11 +355,13 @@ def draw_tracks(
     drawn = []
     for gene in list(dict.fromkeys(over_all(table)["gene"]))[:PICTURED]:
         locus, peaks = locus_of(near, gene)
-        mine = table[(table["gene"] == gene).to_numpy()].set_index("peak")
-        others = mine[mine["group"] != ALL].groupby("group")["n_cells"].first()
+        of_gene = table[(table["gene"] == gene).to_numpy()].set_index("peak")
+        others = of_gene[of_gene["group"] != ALL].groupby("group")["n_cells"].first()
         groups = [ALL, *map(str, others.sort_values(ascending=False).index)] if changed else [*openness]
         names = np.asarray(near.peaks, dtype=object)[peaks]
-        rows = {name: mine[(mine["group"] == name).to_numpy()].reindex(names) for name in [ALL, *groups]}
+        rows = {
+            name: of_gene[(of_gene["group"] == name).to_numpy()].reindex(names) for name in [ALL, *groups]
+        }
         picture = locus_plot(
             locus,
             rows[ALL][link].to_numpy(np.float64),

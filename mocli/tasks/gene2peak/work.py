@@ -273,9 +273,9 @@ def _run(
     correlations, at_controls = _correlations(cells, design)
     # large where the peak goes with the gene
     change = silenced.relative(0) if raised else -silenced.relative(0)
-    own = change[span["pairs"]], change[span["controls"]]
-    unknown = np.full(len(own[1]), np.nan)
-    scores = {"silencing": own, "silencing, by size": (np.abs(own[0]), np.abs(own[1]))}
+    at_pairs = change[span["pairs"]], change[span["controls"]]
+    unknown = np.full(len(at_pairs[1]), np.nan)
+    scores = {"silencing": at_pairs, "silencing, by size": (np.abs(at_pairs[0]), np.abs(at_pairs[1]))}
     scores |= {name: (by_group[0], at_controls.get(name, unknown)) for name, by_group in correlations.items()}
     metacells = _metacells(cells, design, seed, tell)
     if metacells:
@@ -407,10 +407,10 @@ def _correlations(
 ) -> tuple[dict[str, dict[int, DoubleArray]], dict[str, DoubleArray]]:
     """Spearman's and Pearson's correlation of measured values, by group; and of the controls."""
     names, controls = design.groups.names, design.controls
-    found = _measured_in_both(cells, FEWEST_BOTH, logged=True)
-    if found is None:
+    measured_cells = _measured_in_both(cells, FEWEST_BOTH, logged=True)
+    if measured_cells is None:
         return {}, {}
-    x, y, both = found[0].tocsc(), found[1].tocsr(), found[2]
+    x, y, both = measured_cells[0].tocsc(), measured_cells[1].tocsr(), measured_cells[2]
 
     def measured(columns: IntArray) -> np.ndarray:
         return densify(x[:, design.columns[columns]])

@@ -201,8 +201,8 @@ class Groups:
 
 
 def _counts(group: StrArray) -> dict[str, int]:
-    known = group[np.array([g is not None for g in group], dtype=bool)].astype(str)
-    levels, sizes = np.unique(known, return_counts=True)
+    labels = group[np.array([g is not None for g in group], dtype=bool)].astype(str)
+    levels, sizes = np.unique(labels, return_counts=True)
     return {str(level): int(n) for level, n in zip(levels, sizes, strict=True)}
 
 

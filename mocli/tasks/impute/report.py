@@ -225,8 +225,8 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
                 for b in run.report.baselines.values()
                 if b["metrics"].get(key, {}).get("value") is not None
             ]
-            asked = [f"{work.options.coverage:g} asked for"] * key.startswith("interval_coverage")
-            run.say(spoken(key, entry, *asked, *beside))
+            requested = [f"{work.options.coverage:g} asked for"] * key.startswith("interval_coverage")
+            run.say(spoken(key, entry, *requested, *beside))
     _warn_of_unpredicted(run, work, evaluation.accuracy)
 
 

@@ -226,10 +226,14 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
     by_group = checked.by_group
     groups = [] if by_group is None else [by_group.draw(columns)]
     if checked.evaluation is None:
-        known = checked.calibration.accuracy if checked.calibration else None
-        if checked.calibration is None or known is None or not np.isfinite(known.pearson[columns]).any():
+        accuracy = checked.calibration.accuracy if checked.calibration else None
+        if (
+            checked.calibration is None
+            or accuracy is None
+            or not np.isfinite(accuracy.pearson[columns]).any()
+        ):
             return groups
-        dots = featureplots.accuracy_dots([names[j] for j in columns], known.pearson[columns], None)
+        dots = featureplots.accuracy_dots([names[j] for j in columns], accuracy.pearson[columns], None)
         caption = f"Pearson correlation of imputed and measured values over {checked.calibration.basis}."
         return [html.Drawn(dots, "How well every feature is predicted", caption)]
     rows, predicted, measured, examples = _examples(work, checked.evaluation)

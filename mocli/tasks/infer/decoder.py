@@ -124,18 +124,18 @@ def in_new_batch(
     Where a cell names no batch it is one of training if the model was trained in this run, or knows its name.
     """
     names = () if saved.atlas is None else saved.atlas.names
-    found: BoolArray = ~np.asarray(file.obs.index.astype(str).isin(names))
-    found &= not trained_now
-    known = _known(saved, modality)
-    if known is None:
-        return found
-    key, _, measured = known
+    is_new: BoolArray = ~np.asarray(file.obs.index.astype(str).isin(names))
+    is_new &= not trained_now
+    of_model = _known(saved, modality)
+    if of_model is None:
+        return is_new
+    key, _, measured = of_model
     column = _column(saved, key, batch_key)
     if column in file.obs:
         values = words(file.obs[column])
         named = values != None  # noqa: E711 - element by element
-        found[named] = ~np.isin(values[named].astype(str), measured)
-    return found
+        is_new[named] = ~np.isin(values[named].astype(str), measured)
+    return is_new
 
 
 def _column(saved: SavedModel, key: str, batch_key: str | None) -> str:

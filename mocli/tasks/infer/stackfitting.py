@@ -152,10 +152,10 @@ class _Pool:
     def weights(self, predictions: FloatArray, y: FloatArray, linked: BoolArray) -> DoubleArray:
         """Weigh the ways by their predictions of cells left out, `(n_columns, n_ways)`."""
         gram, cross = _moments(predictions, y)
-        found = np.zeros_like(cross)
-        found[linked] = weigh(gram[linked], cross[linked], self.joined, n=len(y))
-        found[~linked, :-1] = weigh(gram[~linked, :-1, :-1], cross[~linked, :-1], self.alone, n=len(y))
-        return found
+        weights = np.zeros_like(cross)
+        weights[linked] = weigh(gram[linked], cross[linked], self.joined, n=len(y))
+        weights[~linked, :-1] = weigh(gram[~linked, :-1, :-1], cross[~linked, :-1], self.alone, n=len(y))
+        return weights
 
 
 def _weigh_all(
@@ -204,9 +204,9 @@ def _penalties(folds: Sequence[Fold], y: FloatArray) -> list[float]:
     errors = np.zeros((len(folds[0].ridges), len(PENALTIES)))
     for fold in folds:
         mean = y[fold.rest].mean(0)
-        known, new = y[fold.rest] - mean, y[fold.out] - mean
+        fitted, new = y[fold.rest] - mean, y[fold.out] - mean
         for k in range(len(errors)):
-            for a, predicted in enumerate(fold.predictions(k, known, PENALTIES)):
+            for a, predicted in enumerate(fold.predictions(k, fitted, PENALTIES)):
                 errors[k, a] += (np.square(predicted - new).sum(0) / scale).sum()
     return [float(PENALTIES[a]) for a in errors.argmin(1)]
 

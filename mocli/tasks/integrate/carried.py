@@ -227,12 +227,12 @@ def measured_with(modality: str, again: Mapping[str, BoolArray]) -> str:
 def counted_before(bundle: MultiOmics, names: Mapping[str, str]) -> dict[str, BoolArray]:
     """Return by file's name of a modality which of its cells are in one before, `(n_m,)`."""
     seen = np.zeros(bundle.n_cells, bool)
-    found = {}
-    for name, own in names.items():
+    counted = {}
+    for name, file_name in names.items():
         cells = bundle.cells_of(name)
-        found[own] = seen[cells]
+        counted[file_name] = seen[cells]
         seen[cells] = True
-    return found
+    return counted
 
 
 FEW_NOTICED = 0.5
@@ -438,7 +438,7 @@ def draw_carried(carried: Carried) -> list[Drawn]:
 def confusions(carried: Sequence[Carried], files: Sequence[ModalityFile]) -> Confusion:
     """Count known labels against transferred ones, of every column that was transferred."""
     tables = [confusion_of(labels, known_labels(labels, files)) for labels in carried]
-    return {key: found for each in tables for key, found in each.items()}
+    return {key: table for each in tables for key, table in each.items()}
 
 
 def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[str]]]) -> Confusion:

@@ -111,8 +111,8 @@ def transfer(
     for labels in columns:
         carried = carry(labels, z, bundle, options, device=device, again=again)
         describe_carried(run, carried)
-        asked = partial(check_carried, device=device, seed=run.options.seed, again=again)
-        votes = list(asked(labels, z, bundle, pairs, options))
+        checked = partial(check_carried, device=device, seed=run.options.seed, again=again)
+        votes = list(checked(labels, z, bundle, pairs, options))
         for vote in votes:
             entries = entries_of(vote, labels.name)
             run.report.metrics.update(entries)

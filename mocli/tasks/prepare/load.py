@@ -104,13 +104,13 @@ def read_modality(choice: Choice, warn: Callable[[str], None]) -> tuple[CSR, Hea
 def pack_modality(choice: Choice, warn: Callable[[str], None]) -> tuple[PackedRows, Health]:
     """Read the values of a modality block by block, check them, and keep them on disk."""
     file, layer = choice.file, choice.layer.layer
-    packed, found = PackedRows(file.n_vars), []
+    packed, health_of_blocks = PackedRows(file.n_vars), []
     for rows in chunks(file.n_obs, rows_at_a_time(file.nbytes(layer) // 8, file.n_obs)):
         part = file.take(np.arange(rows.start, rows.stop))
         x = part.read(layer)
-        found.append(check_values(x, part, layer=layer, allow_negative=choice.signed))
+        health_of_blocks.append(check_values(x, part, layer=layer, allow_negative=choice.signed))
         packed.append(x)
-    health = Health.joined(found)
+    health = Health.joined(health_of_blocks)
     _tell_health(file.name, health, warn)
     return packed, health
 

@@ -228,10 +228,10 @@ def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) 
         return centred(dense_rows(features, rows))
     if features.on_disk and len(rows) == features.n_obs:
         # the same directions, on another scale
-        found: FloatArray = (
+        components: FloatArray = (
             Components.fit(features, n_components=N_COMPONENTS, seed=seed).apply(features).values
         )
-        return found[rows]
+        return components[rows]
     if not np.array_equal(rows, np.arange(features.n_obs)):
         features = replace(features, values=features.values[rows])
     return principal_scores(features, n_components=N_COMPONENTS, seed=seed)

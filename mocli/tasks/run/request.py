@@ -41,8 +41,8 @@ class Request:
     @property
     def groups(self) -> tuple[Options, ...]:
         """All options, group by group."""
-        own = () if self.own is None else (self.own,)
-        return self.data, self.train, self.run, self.output, *own
+        of_verb = () if self.own is None else (self.own,)
+        return self.data, self.train, self.run, self.output, *of_verb
 
     @property
     def compared(self) -> frozenset[str]:

@@ -259,10 +259,10 @@ class Run:
             yield
         finally:
             took, key = time.monotonic() - begun, f"{name}_s"
-            own = took - self._within.pop()
+            alone = took - self._within.pop()
             if self._within:
                 self._within[-1] += took
-            self.report.timing[key] = round(self.report.timing.get(key, 0) + own, 3)
+            self.report.timing[key] = round(self.report.timing.get(key, 0) + alone, 3)
             self._restore_threads()
 
     def _restore_threads(self) -> None:

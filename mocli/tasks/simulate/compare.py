@@ -190,8 +190,8 @@ def matched(cells: Generated) -> dict[str, Entry]:
     z = {name: simulated for name, (_, simulated) in cells.latent.items()}
     every = np.arange(len(cells.simulated_label))
     pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
-    found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
-    return {f"simulated_{key}": entry for key, entry in found.items()}
+    entries = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
+    return {f"simulated_{key}": entry for key, entry in entries.items()}
 
 
 def matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]]:
@@ -201,7 +201,7 @@ def matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]
     cells do. So both are compared by canonical components of one half of the real cells; the real cells
     are those of the other half.
     """
-    found: tuple[dict[str, Entry], dict[str, Entry]] = ({}, {})
+    entries: tuple[dict[str, Entry], dict[str, Entry]] = ({}, {})
     for first, second in combinations(cells.real if cells.paired else (), 2):
         order = np.random.default_rng(cells.seed).permutation(cells.real[first].shape[0])
         fitted, others = np.sort(order[::2]), np.sort(order[1::2])
@@ -213,12 +213,12 @@ def matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]
             sides.append(project(real[fitted], real[fitted], real[others], simulated, seed=cells.seed))
         maps = canonical(sides[0][0], sides[1][0])
         labels = cells.simulated_label, cells.real_label[first][others]
-        for kept, label, of in zip(found, labels, (2, 1), strict=True):
+        for kept, label, of in zip(entries, labels, (2, 1), strict=True):
             placed = [(side[of] @ to).astype(np.float32) for side, to in zip(sides, maps, strict=True)]
             z = dict(zip((first, second), placed, strict=True))
             for key, entry in _within(z, label, cells.labels(first), cells.seed).items():
                 kept[f"{key}_within_label"] = entry
-    return found
+    return entries
 
 
 def canonical(a: DoubleArray, b: DoubleArray) -> tuple[DoubleArray, DoubleArray]:

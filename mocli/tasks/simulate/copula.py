@@ -96,7 +96,7 @@ def normal_scores(values: DoubleArray, nearby: CSR, total: DoubleArray, rng: Gen
     return scores
 
 
-def pooled(found: DoubleArray, noise: DoubleArray) -> DoubleArray:
+def pooled(estimates: DoubleArray, noise: DoubleArray) -> DoubleArray:
     """Draw noisy numbers `(p,)` to their common mean, as much as their noise says.
 
     `noise`: the variance of each. How much the numbers differ beyond it is estimated by moments
@@ -104,13 +104,13 @@ def pooled(found: DoubleArray, noise: DoubleArray) -> DoubleArray:
     """
     weight = 1 / noise
     total = weight.sum()
-    mean = (weight * found).sum() / total
+    mean = (weight * estimates).sum() / total
     spare = total - np.square(weight).sum() / total
-    beyond = (weight * np.square(found - mean)).sum() - (len(found) - 1)
+    beyond = (weight * np.square(estimates - mean)).sum() - (len(estimates) - 1)
     differing = max(0.0, beyond / spare) if spare > 0 else np.inf
     if not np.isfinite(differing):
-        return found
-    shrunk: DoubleArray = mean + (found - mean) * differing / (differing + noise)
+        return estimates
+    shrunk: DoubleArray = mean + (estimates - mean) * differing / (differing + noise)
     return shrunk
 
 
@@ -166,8 +166,8 @@ def means_nearby(z_real: FloatArray, *, device: str = "cpu") -> CSR:
     # cells at one place: the cell itself may not be among its nearest
     others[others.all(axis=1), -1] = False
     entries = np.full(n * k, 1 / k), (np.repeat(np.arange(n), k), near[others])
-    own = sparse.identity(n, format="csr") / max(n - 1, 1)
-    return sparse.csr_matrix(sparse.csr_matrix(entries, shape=(n, n)) + own)
+    itself = sparse.identity(n, format="csr") / max(n - 1, 1)
+    return sparse.csr_matrix(sparse.csr_matrix(entries, shape=(n, n)) + itself)
 
 
 def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:

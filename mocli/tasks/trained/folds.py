@@ -155,19 +155,19 @@ class Fold:
     def fit(cls, products: Products, out: IntArray, *, seed: int) -> Fold:
         """Fit to all cells but some."""
         rest = np.setdiff1d(np.arange(products.n), out)
-        found = [_components(gram, rest, out) for gram in products.grams]
-        known, new = [f[0] for f in found], [f[1] for f in found]
-        near = [Nearness.fit(scores[:, :LEADING], seed=seed) for scores in known]
+        components = [_components(gram, rest, out) for gram in products.grams]
+        fitted, new = [f[0] for f in components], [f[1] for f in components]
+        near = [Nearness.fit(scores[:, :LEADING], seed=seed) for scores in fitted]
         z = products.z
-        z_known, z_new = (None, None) if z is None else (z[rest], z[out])
-        latent = None if z_known is None else Nearness.fit(z_known, seed=seed)
-        ridges = [Ridge(scores, orthogonal=True) for scores in known]
-        ridges += [Ridge(phi) for phi in placed(known, near, latent, z_known)]
+        z_fitted, z_new = (None, None) if z is None else (z[rest], z[out])
+        latent = None if z_fitted is None else Nearness.fit(z_fitted, seed=seed)
+        ridges = [Ridge(scores, orthogonal=True) for scores in fitted]
+        ridges += [Ridge(phi) for phi in placed(fitted, near, latent, z_fitted)]
         phi = [*new, *placed(new, near, latent, z_new)]
         along = [
             ((p - ridge.mean) @ ridge.v).astype(np.float32) for p, ridge in zip(phi, ridges, strict=True)
         ]
-        return cls(out, rest, ridges, along, near, new, [f[2] for f in found])
+        return cls(out, rest, ridges, along, near, new, [f[2] for f in components])
 
     def strangeness(self) -> DoubleArray:
         """Return how unlike the cells left out are to those fitted on, `(n_out, 2)`."""
@@ -210,11 +210,11 @@ def _components(
     size = np.sqrt(values[kept])
     # of variance 1, the first of them
     unit = np.sqrt(len(rest)) / size[:1]
-    known = vectors[:, kept] * (size * unit)
+    fitted = vectors[:, kept] * (size * unit)
     scores = cross @ (vectors[:, kept] * (unit / size))
     total = np.maximum(gram[out, out].astype(np.float64) - 2 * by_out + mean, 0)
     explained = np.square(scores.astype(np.float64) / unit).sum(1)
-    return known, scores, over_explained(total, explained)
+    return fitted, scores, over_explained(total, explained)
 
 
 def left_out(
@@ -232,14 +232,14 @@ def left_out(
     """
     predictions = np.empty((len(penalties) + 1, *y.shape), np.float32)
     for fold in folds:
-        known = y[fold.rest]
-        own = known.mean(0)
-        known -= own
-        about = own if mean is None else mean
+        fitted = y[fold.rest]
+        own_mean = fitted.mean(0)
+        fitted -= own_mean
+        about = own_mean if mean is None else mean
         for k, penalty in enumerate(penalties):
-            (predicted,) = fold.predictions(k, known, [penalty])
+            (predicted,) = fold.predictions(k, fitted, [penalty])
             predictions[k, fold.out] = predicted + about
-        slope, middle = slopes(x[fold.rest], known)
+        slope, middle = slopes(x[fold.rest], fitted)
         predictions[-1, fold.out] = about + (x[fold.out] - middle) * slope
     return predictions
 
@@ -301,11 +301,11 @@ class LeftOut:
 def blended(said: FloatArray, weights: DoubleArray, mean: FloatArray) -> FloatArray:
     """Return what the ways `(n_ways, n, p)` say together, weighed `(p, n_ways)`, about the mean `(p,)`."""
     rest = mean * (1 - weights.sum(1))
-    found = np.zeros(said.shape[1:], np.float32)
+    total = np.zeros(said.shape[1:], np.float32)
     for way, weight in zip(said, weights.astype(np.float32).T, strict=True):
-        found += way * weight
-    found += rest.astype(np.float32)
-    return found
+        total += way * weight
+    total += rest.astype(np.float32)
+    return total
 
 
 def leverages(folds: Sequence[Fold], penalties: Sequence[float]) -> DoubleArray:
@@ -313,10 +313,10 @@ def leverages(folds: Sequence[Fold], penalties: Sequence[float]) -> DoubleArray:
 
     Leverage falls with the number of cells fitted, so that it is multiplied by that number.
     """
-    found = np.empty(sum(len(fold.out) for fold in folds))
+    leverage = np.empty(sum(len(fold.out) for fold in folds))
     for fold in folds:
-        found[fold.out] = fold.leverage(NEAR_PLAIN, penalties[NEAR_PLAIN]) * len(fold.rest)
-    return found
+        leverage[fold.out] = fold.leverage(NEAR_PLAIN, penalties[NEAR_PLAIN]) * len(fold.rest)
+    return leverage
 
 
 def fit_widening(
@@ -359,9 +359,9 @@ def fit_widening(
     if batches is None:
         needed = np.sqrt(np.quantile(errors[1], COVERAGE))
     else:
-        known = some.take(np.flatnonzero(batches >= 0))
-        predicted, _ = known.of(batches[batches >= 0], seed=seed)
-        needed = np.quantile(_relative(predicted, known.y, offsets), COVERAGE)
+        with_batch = some.take(np.flatnonzero(batches >= 0))
+        predicted, _ = with_batch.of(batches[batches >= 0], seed=seed)
+        needed = np.quantile(_relative(predicted, with_batch.y, offsets), COVERAGE)
     root = np.sqrt(len(ridge.u))
     widening = Widening(
         mean=ridge.mean.astype(np.float32),
@@ -378,8 +378,8 @@ def _relative(predicted: FloatArray, y: FloatArray, offsets: conformal.Conformal
     """Return errors over the ends of the interval on their side, `(n, p)`: up to 1 is inside."""
     error = y - predicted
     upper, lower = np.maximum(offsets.upper, 1e-6), np.minimum(offsets.lower, -1e-6)
-    found: DoubleArray = np.maximum(error / upper, error / lower)
-    return found
+    relative: DoubleArray = np.maximum(error / upper, error / lower)
+    return relative
 
 
 def _line(leverage: DoubleArray, errors: DoubleArray) -> tuple[float, float]:

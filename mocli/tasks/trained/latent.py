@@ -325,11 +325,11 @@ def placed(
     scores: Sequence[FloatArray], near: Sequence[Nearness], latent: Nearness | None, z: FloatArray | None
 ) -> list[FloatArray]:
     """Return nearness `(n, r)` in components `(n, k)`, plain and standardised, and in the latent `(n, d)`."""
-    found = [nearness(s[:, :LEADING]) for nearness, s in zip(near, scores, strict=True)]
+    near_landmarks = [nearness(s[:, :LEADING]) for nearness, s in zip(near, scores, strict=True)]
     if latent is not None:
         assert z is not None
-        found.append(latent(z))
-    return found
+        near_landmarks.append(latent(z))
+    return near_landmarks
 
 
 def strangeness(
