@@ -147,7 +147,8 @@ def _verdict(columns: Sequence[str], rows: Sequence[Row], of_model: Collection[i
         n_won = len(against) - len(lost) - len(tied)
         every = {1: "the baseline", 2: "both baselines"}.get(len(rivals), f"all {len(rivals)} baselines")
         noun = "metric" if len(judged) == len(shared) else "leading metric"
-        share = f"every {noun}" if n_won == len(against) else f"{n_won} of {plural(len(against), noun)}"
+        share = f"{n_won} of {plural(len(against), noun)}" if n_won else f"no {noun}"
+        share = f"every {noun}" if n_won == len(against) else share
         subject = model.capitalize() if model == THIS_RUN else model
         parts.append(f"{subject} is better than {every} on {share} that they share.")
         if tied:

@@ -236,6 +236,8 @@ def test_the_verdict_is_plain_where_the_model_wins_and_silent_without_baselines(
     won = verdict({"a": metric(0.9)}, A={"a": metric(0.8)}, B={"a": metric(None)})
     assert won.verdict == "M is better than both baselines on every metric that they share."
     assert not won.losses
+    tied = verdict({"a": metric(0.9)}, A={"a": metric(0.9)})
+    assert tied.verdict.startswith("M is better than the baseline on no metric that they share. It equals")
     alone = verdict({"a": metric(0.9)})
     assert alone.verdict == ""
     assert not alone.rows[0].cells[0].best

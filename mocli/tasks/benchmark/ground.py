@@ -79,7 +79,7 @@ class Ground:
     def footprint(self) -> Footprint:
         """What the process that scores will hold, an estimate."""
         whole = footprint(self.plan, None, Aim(Task.BENCHMARK))
-        return Footprint(whole.held, {"methods are scored": whole.stages["metrics are computed"]})
+        return Footprint(whole.held, {"methods are scored": whole.stages["results are judged and drawn"]})
 
     @property
     def words(self) -> str:

@@ -79,7 +79,7 @@ COMPONENTS = 64
 
 
 _JUDGED = {
-    **dict.fromkeys(Task, "metrics are computed"),
+    **dict.fromkeys(Task, "results are judged and drawn"),
     Task.IMPUTE: "values are compared",
     Task.SIMULATE: "cells are compared",
     Task.PERTURB: "perturbed cells are compared",
