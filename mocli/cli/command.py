@@ -15,9 +15,8 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from mocli import log
-from mocli.cli.completion import completion_of
 from mocli.cli.output import emit
-from mocli.cli.parameters import COMMAND, checked, spelled
+from mocli.cli.parameters import COMMAND, checked, completion_of, spelled
 from mocli.cli.settings import Settings, load_config
 from mocli.errors import UsageError, did_you_mean, nearest
 from mocli.models.registry import load_class

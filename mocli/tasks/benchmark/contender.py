@@ -19,8 +19,12 @@ from mocli.errors import InputError, UsageError
 from mocli.nn.neighbors import unit_rows
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.prepare.smoothing import own_coordinates
-from mocli.tasks.score.baselines import component_baseline, link_baselines
-from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
+from mocli.tasks.score.baselines import (
+    component_baseline,
+    graph_coordinates,
+    link_baselines,
+    weighted_neighbors,
+)
 from mocli.types import DoubleArray, FloatArray
 
 Kind = Literal["model", "control", "embedding", "peer"]

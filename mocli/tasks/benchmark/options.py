@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from mocli import parsing
 from mocli.options import Options, option
-from mocli.peers.registry import Peer
-from mocli.tasks.benchmark.interpreter import Interpreter
+from mocli.peers.registry import Interpreter, Peer
 from mocli.types import Task
 
 BENCHMARK = "Benchmark"

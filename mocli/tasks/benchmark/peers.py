@@ -22,12 +22,11 @@ from mocli.data.files.obs import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import EnvironmentProblem, InputError, MocliError, UsageError
-from mocli.peers.registry import RUNNER, Peer, peers_named
+from mocli.peers.registry import OPTION, RUNNER, Interpreter, Peer, find_interpreter, peers_named
 from mocli.report.figures import table as rows_table
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.ground import Ground
-from mocli.tasks.benchmark.interpreter import OPTION, Interpreter, find_interpreter
 from mocli.tasks.benchmark.options import PeersAsked
 from mocli.tasks.benchmark.plan import words_of
 from mocli.tasks.benchmark.processes import Command, begin_folder, was_begun_with

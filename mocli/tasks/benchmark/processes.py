@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 import mocli
 from mocli.errors import Interrupted, Signalled, UsageError
+from mocli.peers.registry import safe_path
 from mocli.report.file import write_text
-from mocli.tasks.benchmark.interpreter import safe_path
 
 POLL_S = 0.05
 PATIENCE_S = 60.0

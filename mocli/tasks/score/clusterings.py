@@ -17,8 +17,8 @@ from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, spoken, table
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.baselines import weighted_neighbors
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
-from mocli.tasks.score.wnn import weighted_neighbors
 from mocli.tasks.trained.latent import Latent
 from mocli.types import FloatArray, IntArray, StrArray
 

@@ -16,9 +16,8 @@ import mocli.peers
 from mocli.data.demo import write_demo
 from mocli.errors import Signalled, UsageError
 from mocli.peers import runner
-from mocli.peers.registry import available_peers
+from mocli.peers.registry import Interpreter, available_peers, find_interpreter
 from mocli.tasks.benchmark.ground import prepare_ground
-from mocli.tasks.benchmark.interpreter import Interpreter, find_interpreter
 from mocli.tasks.benchmark.peers import PeerData, PeerRun, PeersWork
 from mocli.tasks.benchmark.processes import Processes
 from mocli.tasks.benchmark.runs import ModelRun

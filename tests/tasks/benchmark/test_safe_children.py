@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from mocli.tasks.benchmark.interpreter import find_interpreter, safe_path
+from mocli.peers.registry import find_interpreter, safe_path
 from mocli.tasks.benchmark.processes import own_environment
 from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.run.request import requested

@@ -10,8 +10,7 @@ from sklearn.linear_model import Ridge
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.metrics.label_votes import left_out_share, vote
 from mocli.tasks.integrate.voting import LATENT, RIDGE, Voting, best_voting, own_places, votings
-from mocli.tasks.trained.atlas import Atlas
-from mocli.tasks.trained.owncomponents import OwnComponents
+from mocli.tasks.trained.atlas import Atlas, OwnComponents
 from mocli.types import ModalityKind, Pairing
 
 TYPES, N_GENES = 4, 120

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
+from mocli.tasks.score.baselines import graph_coordinates, weighted_neighbors
 
 
 def two_views(n=120, seed=0):
