@@ -17,7 +17,6 @@ from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, spoken, table
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.baselines import weighted_neighbors
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
 from mocli.tasks.trained.latent import Latent
 from mocli.types import FloatArray, IntArray, StrArray
@@ -213,6 +212,9 @@ def weigh_modalities(
     others do (Hao et al. 2021, doi:10.1016/j.cell.2021.04.048); weights of a cell sum to 1. They come from
     the data, 50 components of each modality, not from the model.
     """
+    # imported here: a dry run must not pay for torch
+    from mocli.tasks.score.baselines import weighted_neighbors
+
     order = list(bundle.modalities)
     cells = np.flatnonzero((bundle.rows >= 0).all(1))
     if len(order) < 2 or not 3 <= len(cells) <= MOST_WEIGHED:
