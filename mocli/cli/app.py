@@ -1,9 +1,11 @@
 """The typer application: subcommands in workflow order, then the helpers.
 
-A subcommand is a folder of `mocli.tasks` with its options and its function, both of its name.
+A subcommand is a folder of `mocli.tasks` with its options and its function, both of its name. The docstring
+of the folder is its help, whose first sentence stands in the list of all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -17,21 +19,6 @@ from mocli.types import Task
 
 WORKFLOW = "Commands, in the order of a workflow"
 HELPERS = "Helpers"
-ABOUT = {
-    Task.INTEGRATE: "Bring the cells of all modalities into one latent space.\n\n"
-    "For example: mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv -o out.h5mu",
-    Task.IMPUTE: "Fill in a modality that cells lack, with prediction intervals.\n\n"
-    "For example: mocli impute query.h5ad --from-model out.model --to prot -o filled.h5mu",
-    Task.SIMULATE: "Make new cells of chosen types, matched in all modalities.\n\n"
-    "For example: mocli simulate --from-model out.model --label cell_type=Astro --fold 5 -o sim.h5mu",
-    Task.PERTURB: "Change features of cells, and see where the cells go.\n\n"
-    "For example: mocli perturb data.h5mu --from-model out.model --from state=ill --to state=well -o out.tsv",
-    Task.GENE2PEAK: "Find the peaks that go with each gene.\n\n"
-    "For example: mocli gene2peak multiome.h5mu --from-model out.model --gtf genes.gtf.gz -o links.tsv",
-    Task.BENCHMARK: "Train models and compare them with each other, other tools and simple controls.\n\n"
-    "For example: mocli benchmark data.h5mu --links links.tsv --label-key cell_type -o bench.tsv",
-}
-"""What the help of each subcommand says; its first sentence stands in the list of all."""
 WITHOUT_INPUT = frozenset({Task.SIMULATE})
 
 
@@ -40,7 +27,12 @@ def subcommand(task: Task) -> Callable[..., None]:
     from mocli.cli.command import SHARED, command_of, options_of
 
     path, groups = f"mocli.tasks.{task}.{task}:{task}", (options_of(task), *SHARED)
-    return command_of(path, groups, about=ABOUT[task], needs_input=task not in WITHOUT_INPUT)
+    return command_of(path, groups, about=_about(task), needs_input=task not in WITHOUT_INPUT)
+
+
+def _about(task: Task) -> str:
+    """Return the help of a subcommand; its options are not imported for it."""
+    return (import_module(f"mocli.tasks.{task}").__doc__ or "").strip()
 
 
 def _named_only(task: Task) -> Callable[..., None]:
@@ -48,7 +40,7 @@ def _named_only(task: Task) -> Callable[..., None]:
 
     def command() -> None: ...
 
-    command.__name__, command.__doc__ = task.value, ABOUT[task]
+    command.__name__, command.__doc__ = task.value, _about(task)
     return command
 
 

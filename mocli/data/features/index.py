@@ -26,6 +26,7 @@ FALLBACKS = {
     "separators": "without regard to separators",
     "decoration": "without prefixes and suffixes such as 'prot_' or '_TotalSeqB'",
     "completed": "by completing a short form ('HLA-A/B' as HLA-A and HLA-B)",
+    "antigen": "by their antigen",  # of proteins, by `same_antigens`
 }
 
 _AMBIGUOUS = -1

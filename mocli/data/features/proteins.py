@@ -380,10 +380,6 @@ def link_panels(a: Features, b: Features) -> Proposal:
     return Proposal(source, target, np.ones(len(source)), tuple(failed), notes)
 
 
-ANTIGEN = "by their antigen"
-"""How the log calls proteins of another panel that were found so."""
-
-
 def same_antigens(
     positions: IntArray, wanted: Features, own: Features
 ) -> tuple[IntArray, list[tuple[str, str]]]:

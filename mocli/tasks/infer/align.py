@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mocli.data.features.index import FALLBACKS, FeatureIndex, Features, features_of
 from mocli.data.features.intervals import by_overlap
-from mocli.data.features.proteins import ANTIGEN, same_antigens
+from mocli.data.features.proteins import same_antigens
 from mocli.data.files.contents import choose_layer
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
@@ -115,12 +115,12 @@ def align(
     positions, fallbacks = FeatureIndex(own).find_each(list(map(str, wanted)))
     if kind is ModalityKind.PROT:
         positions, by_antigen = same_antigens(positions, Features(name, kind, tuple(map(str, wanted))), own)
-        fallbacks |= {ANTIGEN: by_antigen} if by_antigen else {}
+        fallbacks |= {"antigen": by_antigen} if by_antigen else {}
     present = positions >= 0
     selection = _selection(positions, len(own_names))
     notes = [
         f"{plural(len(pairs), 'feature')} of the model {'was' if len(pairs) == 1 else 'were'} found "
-        f"{FALLBACKS.get(how, how)} "
+        f"{FALLBACKS[how]} "
         f"('{pairs[0][1]}' is the model's '{pairs[0][0]}')"
         for how, pairs in fallbacks.items()
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from mocli.data.bundle import MultiOmics
 from mocli.metrics.label_votes import left_out_share
 from mocli.tasks.trained.atlas import Atlas
-from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 LATENT = "latent"
 LEADING = 15
@@ -141,9 +141,7 @@ def _by_components(
 
 
 def _ridge(x: FloatArray, z: FloatArray, new: FloatArray) -> FloatArray:
-    mean, at = x.mean(0), z.mean(0)
-    centred: DoubleArray = (x - mean).astype(np.float64)
-    gram = centred.T @ centred
-    gram += max(RIDGE * np.trace(gram) / len(gram), 1e-9) * np.eye(len(gram))
-    weight = np.linalg.solve(gram, centred.T @ (z - at))
-    return np.asarray((new - mean) @ weight + at, np.float32)
+    from sklearn.linear_model import Ridge
+
+    penalty = max(RIDGE * len(x) * float(x.var(0).mean()), 1e-9)
+    return np.asarray(Ridge(penalty).fit(x.astype(np.float64), z).predict(new), np.float32)

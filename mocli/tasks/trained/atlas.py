@@ -11,7 +11,7 @@ from scipy import sparse
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.data.transforms.components import Components
-from mocli.data.transforms.transform import LOGNORM, own_columns, scale_rows
+from mocli.data.transforms.transform import LOGNORM
 from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.tasks.trained.latent import Latent
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
@@ -84,12 +84,7 @@ class OwnComponents:
 
 def _even(x: CSR | FloatArray, depth: float | None) -> CSR | FloatArray:
     """Return counts logged at one depth, other values unchanged."""
-    if depth is None:
-        return x
-    counts = own_columns(sparse.csr_matrix(x, dtype=np.float32))
-    scale_rows(counts, LOGNORM.factor(counts, depth))
-    np.log1p(counts.data, out=counts.data)
-    return counts
+    return x if depth is None else LOGNORM.forward(sparse.csr_matrix(x, dtype=np.float32), target_sum=depth)
 
 
 @dataclass(frozen=True, eq=False)
